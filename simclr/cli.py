@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-# %% ../nbs/20_cli.ipynb #c209611b
+# %% ../nbs/20_cli.ipynb #39397648
 def demo(
     seeds:int=3,              # pre-training runs, each from its own random weights
     epochs:int=40,            # passes over the 1,294 training digits
@@ -30,7 +30,8 @@ def demo(
     """
     if seeds < 1: raise ValueError(f"seeds={seeds} must be at least 1")
     from simclr.evaluate import evaluate_run, mean_scores, score_table
-    from simclr.pretrain import draw_curves, pretrain
+    from simclr.pretrain import pretrain
+    from simclr.runs import draw_curves
     runs, training = [], 0.0
     for seed in range(seeds):
         print(f"\nSimCLR on digits, seed {seed}: learning without labels", flush=True)

@@ -6,10 +6,10 @@ Docs: https://simclr-notebooks.github.io/simclr/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['knn_accuracy', 'accuracy', 'LinearProbe', 'fit_linear', 'linear_probe', 'crop_and_flip', 'few_label_accuracy',
-           'pixel_features', 'random_encoder', 'test_scores', 'evaluate_run', 'score_table', 'embed_folder',
+           'pixel_features', 'random_encoder', 'score_on_test', 'evaluate_run', 'score_table', 'embed_folder',
            'mean_scores', 'embed']
 
-# %% ../nbs/05_evaluate.ipynb #f4a0f623
+# %% ../nbs/05_evaluate.ipynb #496b24fc
 import json
 import time
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .augment import SimCLRAugment
 from .data import FileImages, TensorImages, find_images, image_loader, load_images
 from .model import build_encoder, embed, knn_predict, load_encoder
+from .runs import environment, load_run, write_json
 
 # %% ../nbs/05_evaluate.ipynb #05aa2181
 _all_ = ["embed"]
@@ -156,8 +157,8 @@ def random_encoder(encoder, seed:int=0):
         torch.manual_seed(seed)
         return build_encoder(**encoder.config).to(encoder.mean.device).eval()
 
-# %% ../nbs/05_evaluate.ipynb #39d7055a
-def test_scores(
+# %% ../nbs/05_evaluate.ipynb #5c3d5dae
+def score_on_test(
     features,            # function from images to features (N, D)
     images,              # `Images` with labels
     per_class:tuple=(1, 5, 20),   # label counts of the sweep
@@ -183,7 +184,7 @@ def test_scores(
     return dict(linear=accuracy(probe.predict(h["test"]), y["test"]), linear_val=probe.val_accuracy, weight_decay=probe.weight_decay,
                 knn=knn_accuracy(*known, k=min(20, len(h["train"]))), few_labels=few, features=h["train"].shape[1])
 
-# %% ../nbs/05_evaluate.ipynb #ac8ea667
+# %% ../nbs/05_evaluate.ipynb #793aa423
 def evaluate_run(
     run:str,                     # folder of a finished pre-training run
     root:str|None=None,          # folder of images; null is the one the run was trained on
@@ -197,7 +198,6 @@ def evaluate_run(
 
     Every choice is made on the images held out of train; the test set is read once. Adds to results.json of the run.
     """
-    from simclr.pretrain import environment, load_run, write_json       # Lightning, which the functions above do without
     folder, start = Path(run), time.perf_counter()
     if not (folder / "results.json").exists(): raise FileNotFoundError(f"{folder} is not a finished run: it has no results.json")
     record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def evaluate_run(
     if controls:
         wanted |= {"pixels": (None, {}), "random encoder": (random_encoder(encoder, seed), {}), "SimCLR h, shuffled labels": (encoder, dict(shuffle=True))}
     features = lambda model: pixel_features if model is None else lambda part: embed(model, part)
-    scores = {name: test_scores(features(model), images, per_class, seed=seed, **more) for name, (model, more) in wanted.items()}
+    scores = {name: score_on_test(features(model), images, per_class, seed=seed, **more) for name, (model, more) in wanted.items()}
     record["evaluate"] = dict(scores=scores, seed=seed, seconds=round(time.perf_counter() - start, 1), environment=environment())
     write_json(record, folder / "results.json")
     if echo: print(score_table(scores))

@@ -6,36 +6,29 @@ Docs: https://simclr-notebooks.github.io/simclr/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['BASE_LR', 'scaled_lr', 'warmup_cosine', 'decay_groups', 'build_optimizer', 'SimCLR', 'epoch_line', 'EpochReport',
-           'write_csv', 'ImagesPerSecondBar', 'environment', 'write_json', 'run_folder', 'build_module',
-           'build_trainer', 'check_config', 'pretrain', 'load_run', 'draw_curves']
+           'ImagesPerSecondBar', 'build_module', 'build_trainer', 'check_config', 'pretrain']
 
-# %% ../nbs/04_pretrain.ipynb #d6015e1a
-import csv
-import json
+# %% ../nbs/04_pretrain.ipynb #65434126
 import logging
 import math
-import os
-import platform
 import sys
 import time
 import warnings
-from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-import simclr
 from .augment import SimCLRAugment, check_augment
 from .data import image_loader, load_images
-from .loss import contrastive_top1, loss_bounds, nt_xent_loss
+from .loss import contrastive_top1, nt_xent_loss
 from .model import (SimCLRModel, build_encoder, count_macs, count_parameters, embed, fast_precision, knn_predict,
-                          load_encoder, save_encoder)
+                          save_encoder)
+from .runs import environment, run_folder, write_csv, write_json
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
@@ -130,7 +123,7 @@ class SimCLR(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, p.eta_min / p.lr))
         return [optimizer], [dict(scheduler=schedule, interval="step")]
 
-# %% ../nbs/04_pretrain.ipynb #f79b5919
+# %% ../nbs/04_pretrain.ipynb #6697214c
 def epoch_line(row, epochs):
     "One epoch as a line of text."
     knn = f"  kNN {row['val_knn']:6.2%}" if "val_knn" in row else ""
@@ -172,14 +165,6 @@ class EpochReport(Callback):
         if self.path: write_csv(self.curve, self.path)
         if self.echo: getattr(trainer.progress_bar_callback, "print", print)(epoch_line(row, trainer.max_epochs), flush=True)
 
-def write_csv(rows, path):
-    "Rows (dictionaries) as a table, columns in the order in which they first appear."
-    names = list(dict.fromkeys(k for row in rows for k in row))
-    with open(path, "w", newline="") as f:
-        table = csv.DictWriter(f, names)
-        table.writeheader()
-        table.writerows(rows)
-
 # %% ../nbs/04_pretrain.ipynb #20a12520
 class ImagesPerSecondBar(TQDMProgressBar):
     "Lightning's progress bar with images per second beside the loss and the top-1 accuracy."
@@ -187,45 +172,6 @@ class ImagesPerSecondBar(TQDMProgressBar):
         metrics = {k: v for k, v in super().get_metrics(trainer, module).items() if k in ("loss_step", "top1_step")}
         rate = self.train_progress_bar.format_dict["rate"] or 0
         return metrics | {"images/s": f"{rate * trainer.train_dataloader.batch_size:,.0f}"}
-
-# %% ../nbs/04_pretrain.ipynb #3d68f8f7
-def environment()->dict:
-    "What a figure needs beside it: date, versions, processor, cores, accelerator."
-    from importlib.metadata import version
-    names = ("torch", "torchvision", "pytorch-lightning", "numpy", "scikit-learn")
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "") if Path("/proc/cpuinfo").exists() else platform.processor()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), python=platform.python_version(),
-                simclr=simclr.__version__, **{n: version(n) for n in names}, system=platform.system(),
-                cpu=cpu, cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), gpu=gpu)
-
-def write_json(record:dict, path):
-    "Write a record whole or not at all."
-    part = Path(path).with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-# %% ../nbs/04_pretrain.ipynb #b75d986e
-def run_folder(
-    config:dict,   # of the command: run_dir, backbone, version, resume and everything else
-    stage:str,     # for example pretrain
-)->Path:           # run_dir/stage/backbone/version_n, made and with config.yaml inside
-    "Make the folder of a new run, or find the one to go on with. Never hands out a finished run."
-    base = Path(config["run_dir"]) / stage / config["backbone"]
-    taken = sorted(int(p.name[8:]) for p in base.glob("version_*") if p.name[8:].isdigit())
-    version = config["version"]
-    if version is None: version = (taken[-1] + (not config["resume"])) if taken else 0
-    folder, stored = base / f"version_{version}", {k: v for k, v in config.items() if k not in ("resume", "version", "run_dir")}
-    if (folder / "encoder.safetensors").exists():
-        raise FileExistsError(f"{folder} holds a finished run, and no run is overwritten: give another version, or version=null for the next free one")
-    if (folder / "config.yaml").exists():
-        if not config["resume"]: raise FileExistsError(f"{folder} holds a run that did not finish: go on with resume=true, or give another version")
-        before = yaml.safe_load((folder / "config.yaml").read_text())
-        differs = [f"{k}: {before.get(k)} then, {v} now" for k, v in stored.items() if before.get(k) != v]
-        if differs: raise ValueError(f"cannot resume {folder} with another configuration ({'; '.join(differs)})")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
-    return folder
 
 # %% ../nbs/04_pretrain.ipynb #e3121d31
 def build_module(config:dict, images)->SimCLR:
@@ -329,39 +275,3 @@ def pretrain(
     write_json(dict(config=config, environment=environment(), images=repr(images), seconds=round(time.perf_counter() - start, 1),
                     parameters=count_parameters(module.model.encoder), macs=count_macs(module.model.encoder, shape), curve=report.curve), folder / "results.json")
     return folder
-
-# %% ../nbs/04_pretrain.ipynb #8dd983b4
-def load_run(folder)->SimCLRModel:   # encoder and projection head, in evaluation mode
-    "The model of a run with its projection head, from the last checkpoint, read without running code from it."
-    folder = Path(folder)
-    if not (folder / "checkpoints/last.ckpt").exists(): raise FileNotFoundError(f"no checkpoint in {folder}")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    model = SimCLRModel(load_encoder(folder), config["hidden_dim"], config["projection_dim"])
-    state = torch.load(folder / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-    model.head.load_state_dict({k.removeprefix("model.head."): v for k, v in state.items() if k.startswith("model.head.")})
-    return model.eval()
-
-# %% ../nbs/04_pretrain.ipynb #97a3eaad
-def draw_curves(
-    runs:list,    # folders of finished runs
-    path=None,    # an HTML file to write, with plotly.js inside; None for none
-):                # the path, or the figure if path is None
-    "Loss with its floor and ceiling, contrastive top-1 with its chance, kNN on held-out images: against the epoch, a line a run."
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-    figure = make_subplots(1, 3, subplot_titles=("NT-Xent, nats", "contrastive top-1", "kNN on held-out images"))
-    for run in map(Path, runs):
-        record = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        for column, key in enumerate(("loss", "top1", "val_knn"), 1):
-            rows = [r for r in record["curve"] if key in r]
-            figure.add_scatter(x=[r["epoch"] for r in rows], y=[r[key] for r in rows], name=f"seed {record['config']['seed']}",
-                               legendgroup=str(run), showlegend=column == 1, row=1, col=column, mode="lines+markers" if len(rows) < 15 else "lines")
-    N, temperature = record["config"]["batch_size"], record["config"]["temperature"]
-    for value, name in zip(loss_bounds(N, temperature), ("floor: a perfect model", "ceiling: nothing told apart")):
-        figure.add_hline(value, line_dash="dot", annotation_text=name, row=1, col=1)
-    figure.add_hline(1 / (2 * N - 1), line_dash="dot", annotation_text="chance", row=1, col=2)
-    figure.update_xaxes(title_text="epoch")
-    figure.update_layout(template="plotly_white", height=380, margin=dict(t=50, b=40))
-    if path is None: return figure
-    figure.write_html(path, include_plotlyjs=True)
-    return path
