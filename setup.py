@@ -22,9 +22,9 @@ setup(
     license=meta["license"],
     keywords=lines("keywords"),
     packages=["simclr"],
-    include_package_data=True,
+    package_data=dict(simclr=["*.js", "*.css"]),
     install_requires=lines("requirements"),
     extras_require=dict(notebooks=lines("notebooks_requirements"), dev=lines("dev_requirements")),
-    entry_points=dict(console_scripts=["simclr=simclr.cli:main"]),
+    entry_points=dict(console_scripts=["simclr=simclr.cli:main"], nbdev=["simclr=simclr._modidx:d"]),
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
 )

@@ -1,0 +1,54 @@
+# Every target sets up .venv on first use. All it needs is make and Python 3.10 or newer (3.11 is what CI runs).
+PYTHON      ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
+TORCH       ?= torch==2.14.1
+TORCHVISION ?= torchvision==0.29.1
+BIN         := .venv/bin
+RUNTIME     := .venv/.runtime-ready
+DEVELOPMENT := .venv/.development-ready
+METADATA    := settings.ini setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test notebooks docs bench readme export clean
+
+help:       ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */	/' | while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: $(RUNTIME)           ## SimCLR on handwritten digits, from nothing to a measured result, in about two minutes on two cores
+	$(BIN)/simclr demo
+
+test: $(DEVELOPMENT)       ## every test: the library, its doctests, the notebooks, the wheel
+	$(BIN)/python -m pytest --doctest-modules simclr tests
+
+notebooks: $(DEVELOPMENT)  ## run every notebook in nbs/ without a network, save its outputs, check the result
+	$(BIN)/python tools/notebooks.py nbs/*.ipynb
+	$(BIN)/python -m pytest -q tests/test_project.py tests/test_notebooks.py -k "not passes_offline"
+
+export: $(DEVELOPMENT)     ## write simclr/*.py from the notebooks
+	$(BIN)/nbdev-export
+
+readme: $(DEVELOPMENT)     ## write README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+docs: $(DEVELOPMENT)       ## build the site in _docs, with Quarto if it is installed, else without
+	$(BIN)/python tools/build_site.py
+
+bench: $(DEVELOPMENT)      ## measure the loss against its peers, write results/bench-loss.json
+	$(BIN)/python bench/loss.py
+
+clean:      ## remove what was built; .venv and runs/ stay
+	rm -rf _docs _proc dist build *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find simclr tests tools bench nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is %d.%d; name another one: make PYTHON=/path/to/python3.11" % v[:2])'
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUNTIME): .venv/bin/python $(METADATA)
+	$(BIN)/python -m pip install "$(TORCH)" "$(TORCHVISION)"
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME)
+	$(BIN)/python -m pip install -e ".[dev]"
+	@touch $@
