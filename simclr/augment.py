@@ -8,14 +8,15 @@ Docs: https://simclr-notebooks.github.io/simclr/augment.html.md"""
 __all__ = ['LUMA', 'draw_boxes', 'resize_matrix', 'blur_matrix', 'hue_matrix', 'colour_matrix', 'rotate', 'Draws',
            'check_augment', 'SimCLRAugment']
 
-# %% ../nbs/01_augment.ipynb #3dc223ad
+# %% ../nbs/01_augment.ipynb #11b5bc0a
 import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/01_augment.ipynb #609425d0
+# %% ../nbs/01_augment.ipynb #ca339cce
 def draw_boxes(
     n:int,                    # how many
     height:int,               # of the image, pixels
@@ -24,12 +25,10 @@ def draw_boxes(
     ratio:tuple=(3/4, 4/3),   # width over height, smallest and largest
     generator=None,           # torch.Generator on the CPU
 )->Tensor:                    # (n, 4) top, left, height, width in whole pixels
-    """Crops as torchvision's RandomResizedCrop draws them: ten tries each, then the whole image as far as `ratio` allows.
-
-    Szegedy et al. 2015, Section 6; Chen et al. 2020, Appendix A.
+    """Crops as torchvision's RandomResizedCrop draws them: ten tries, then all that `ratio` allows (Szegedy et al. 2015, Section 6).
     ```python
-    >>> box = draw_boxes(10_000, 32, 32, generator=torch.Generator().manual_seed(0))
-    >>> round((box[:, 2] * box[:, 3] / 32**2).median().item(), 2)   # not 0.54: large crops seldom fit
+    >>> areas = draw_boxes(10_000, 32, 32, generator=torch.Generator().manual_seed(0))[:, 2:].prod(1)
+    >>> round(areas.median().item() / 32**2, 2)   # not 0.54: large crops seldom fit
     0.49
 
     ```
@@ -42,21 +41,18 @@ def draw_boxes(
     w, h, some = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0], fits.any(1)
     w = torch.where(some, w, min(width, round(height * ratio[1])))
     h = torch.where(some, h, min(height, round(width / ratio[0])))
-    u = torch.rand(2, n, generator=generator)
-    top = torch.where(some, (u[0] * (height - h + 1)).floor(), ((height - h) / 2).floor())
-    left = torch.where(some, (u[1] * (width - w + 1)).floor(), ((width - w) / 2).floor())
+    spare = torch.stack([height - h, width - w])                               # (2, n)
+    top, left = torch.where(some, (torch.rand(2, n, generator=generator) * (spare + 1)).floor(), (spare / 2).floor())
     return torch.stack([top, left, h, w], 1)
 
-# %% ../nbs/01_augment.ipynb #05063190
+# %% ../nbs/01_augment.ipynb #99500662
 def resize_matrix(
     start:Tensor,   # first pixel of the crop, (n,)
     length:Tensor,  # pixels of the crop, (n,); the crop must lie in the image
     size_in:int,    # pixels of the image along this axis
     size_out:int,   # pixels of the view along this axis
 )->Tensor:          # (n, size_out, size_in), rows sum to 1
-    """Row i holds the weights with which the crop's pixels make pixel i of the view: bilinear, antialiased when it shrinks.
-
-    As torchvision's `resized_crop(..., antialias=True)`, to rounding.
+    """Row i weighs the pixels that make pixel i of the view: bilinear, antialiased when it shrinks, as torchvision's `resized_crop`.
     ```python
     >>> resize_matrix(torch.zeros(1), torch.full((1,), 4.), 4, 2)[0, 0] * 7   # half the size: three pixels count, not two
     tensor([3., 3., 1., 0.])
@@ -67,19 +63,16 @@ def resize_matrix(
     centre = (torch.arange(size_out, device=start.device) + 0.5)[:, None] * scale + start[:, None, None]  # (n, size_out, 1)
     pixel = torch.arange(size_in, device=start.device) + 0.5                   # (size_in,)
     weight = (1 - (pixel - centre).abs() / scale.clamp_min(1)).clamp_min(0)    # (n, size_out, size_in)
-    inside = (pixel > start[:, None]) & (pixel < (start + length)[:, None])    # nothing from outside the crop
-    weight = weight * inside[:, None]
+    weight *= ((pixel > start[:, None]) & (pixel < (start + length)[:, None]))[:, None]   # nothing from outside the crop
     return weight / weight.sum(2, keepdim=True)
 
-# %% ../nbs/01_augment.ipynb #10ec38af
+# %% ../nbs/01_augment.ipynb #2052f6ea
 def blur_matrix(
     sigma:Tensor,   # standard deviation in pixels, (n,); 0 leaves the image as it is
     size:int,       # pixels along this axis
     kernel:int,     # odd width of the kernel in pixels, below 2 * size
 )->Tensor:          # (n, size, size), rows sum to 1
-    """Gaussian blur along one axis as a matrix, mirrored at the edges as torchvision does. Raises ValueError for a kernel that has no such mirror.
-
-    Chen et al. 2020, Appendix A: sigma from 0.1 to 2, a kernel of a tenth of the image.
+    """Gaussian blur along one axis, mirrored at the edges (Chen et al. 2020, Appendix A). ValueError if the kernel has no mirror.
     ```python
     >>> blur_matrix(torch.tensor([2.]), 9, 3)[0, 4, 3:6]   # at 32 pixels the kernel is 3: even sigma 2 is a mean of three
     tensor([0.3192, 0.3617, 0.3192])
@@ -88,32 +81,28 @@ def blur_matrix(
     """
     if kernel % 2 == 0 or not 0 < kernel < 2 * size: raise ValueError(f"kernel={kernel} must be odd and below twice the {size} pixels")
     offset = torch.arange(kernel, device=sigma.device) - kernel // 2           # (kernel,)
-    weight = torch.exp(-0.5 * (offset / sigma.clamp_min(1e-3)[:, None])**2)    # (n, kernel)
-    weight = weight / weight.sum(1, keepdim=True)
+    weight = (-0.5 * (offset / sigma.clamp_min(1e-3)[:, None])**2).softmax(1)  # (n, kernel)
     source = torch.arange(size, device=sigma.device)[:, None] + offset         # (size, kernel)
-    source = (size - 1 - (size - 1 - source.abs()).abs())                      # mirror: -1 is 1, size is size - 2
+    source = size - 1 - (size - 1 - source.abs()).abs()                        # mirror: -1 is 1, size is size - 2
     matrix = torch.zeros(len(sigma), size, size, device=sigma.device)
     return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), weight[:, None].expand(-1, size, -1).contiguous())
 
-# %% ../nbs/01_augment.ipynb #fd5bc0c8
+# %% ../nbs/01_augment.ipynb #529b01f8
 def hue_matrix(
     turn:Tensor,   # part of a whole turn of the colour circle, -0.5 to 0.5, (n,)
 )->Tensor:         # (n, 3, 3), rows and columns sum to 1
-    """Turn colours about the grey diagonal of the RGB cube.
-
-    Torchvision turns the H of HSV, which no matrix does; both agree at 0 and at a third of a turn, and the notebook measures how far in between.
+    """Turn colours about the grey diagonal. Torchvision turns the H of HSV, which no matrix does: like hues, other lightness (measured).
     ```python
-    >>> (hue_matrix(torch.tensor([1/3]))[0] @ torch.tensor([1., 0, 0])).round().tolist()   # red becomes green
-    [0.0, 1.0, 0.0]
+    >>> (hue_matrix(torch.tensor([1/3]))[0] @ torch.tensor([1., 0, 0])).argmax().item()   # red (0) becomes green (1)
+    1
 
     ```
     """
     k = torch.arange(3, device=turn.device)
     return (1 + 2 * torch.cos(2 * math.pi * (turn[:, None, None] - (k[:, None] - k) / 3))) / 3
 
-# %% ../nbs/01_augment.ipynb #2e45054c
+# %% ../nbs/01_augment.ipynb #9f4e537d
 LUMA = (0.2989, 0.587, 0.114)   # ITU-R 601-2, as in torchvision; they sum to 0.9999, so we divide by that
-
 def colour_matrix(
     mean:Tensor,     # mean colour of each view before the change, (n, C), C 1 or 3
     jitter:Tensor,   # brightness, contrast, saturation factors and turn of hue, (n, 4)
@@ -121,12 +110,10 @@ def colour_matrix(
     grey:Tensor,     # bool (n,)
 )->tuple:            # matrix (n, C, C) and offset (n, C, 1): a view becomes matrix @ view + offset
     """All of colour jitter and greying as one affine map of the colour, the four steps in each view's own order.
-
     Chen et al. 2020, Appendix A. Values outside [0, 1] are cut once, by the caller; torchvision cuts after each step.
     ```python
-    >>> still, grey = torch.tensor([[1., 1, 1, 0]]), torch.tensor([True])
-    >>> colour_matrix(torch.zeros(1, 3), still, torch.arange(4)[None], grey)[0][0] @ torch.tensor([0., 1, 0])   # green looks bright
-    tensor([0.5871, 0.5871, 0.5871])
+    >>> colour_matrix(torch.zeros(1, 3), torch.tensor([[1., 1, 1, 0]]), torch.arange(4)[None], torch.tensor([True]))[0][0, 0]  # grey
+    tensor([0.2989, 0.5871, 0.1140])
 
     ```
     """
@@ -134,7 +121,7 @@ def colour_matrix(
     luma = torch.tensor(LUMA if C == 3 else (1.0,), device=mean.device)
     eye = torch.eye(C, device=mean.device).expand(n, C, C)
     to_grey = (luma / luma.sum()).expand(n, C, C)                              # each channel becomes the grey value
-    b, c, s, turn = (jitter[:, k, None, None] for k in range(4))
+    b, c, s = (jitter[:, k, None, None] for k in range(3))
     hue = hue_matrix(jitter[:, 3]) if C == 3 else eye
     steps = torch.stack([eye * b, eye * c, eye * s + to_grey * (1 - s), hue], 1)   # (n, 4, C, C)
     matrix, offset = eye, torch.zeros(n, C, 1, device=mean.device)
@@ -146,27 +133,24 @@ def colour_matrix(
     last = torch.where(grey[:, None, None], to_grey, eye)
     return last @ matrix, last @ offset
 
-# %% ../nbs/01_augment.ipynb #3bef8f4f
+# %% ../nbs/01_augment.ipynb #2bcefbb4
 def rotate(
     x:Tensor,      # (n, C, H, W)
     angle:Tensor,  # degrees, counter-clockwise, (n,)
 )->Tensor:         # (n, C, H, W), the edge repeated where the turn leaves the image
     """Turn each image about its centre, bilinear. As torchvision's `rotate`, except that its corners are filled with black.
-
     ```python
-    >>> rotate(torch.arange(4.).view(1, 1, 2, 2), torch.tensor([90.]))[0, 0].round()   # the right column becomes the top row
-    tensor([[1., 3.],
-            [0., 2.]])
+    >>> rotate(torch.arange(4.).view(1, 1, 2, 2), torch.tensor([90.])).round().int().flatten().tolist()   # right column to the top
+    [1, 3, 0, 2]
 
     ```
     """
     a, aspect = torch.deg2rad(angle), x.shape[-2] / x.shape[-1]                # the grid runs from -1 to 1 on both sides
     c, s, zero = torch.cos(a), torch.sin(a), torch.zeros_like(a)
     theta = torch.stack([c, -s * aspect, zero, s / aspect, c, zero], 1).view(-1, 2, 3)
-    grid = nn.functional.affine_grid(theta, x.shape, align_corners=False)
-    return nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), padding_mode="border", align_corners=False)
 
-# %% ../nbs/01_augment.ipynb #6c6b74f5
+# %% ../nbs/01_augment.ipynb #e51658e5
 class Draws(NamedTuple):
     "The random factors of n views, one row each: made by `SimCLRAugment.draw`, used by `SimCLRAugment.apply`."
     box:Tensor         # top, left, height, width of the crop in pixels, (n, 4)
@@ -177,18 +161,9 @@ class Draws(NamedTuple):
     sigma:Tensor       # blur in pixels of the view, 0 for none, (n,)
     angle:Tensor       # rotation in degrees, counter-clockwise, (n,)
     def to(self, device): return Draws(*(d.to(device, non_blocking=True) for d in self))
-
-# %% ../nbs/01_augment.ipynb #6163afec
-def check_augment(
-    image_size:int,         # pixels, at least 1
-    crop_scale:tuple,       # low and high, 0 < low <= high <= 1
-    crop_ratio:tuple,       # low and high, 0 < low <= high
-    jitter_strength:float,  # 0 to 2
-    rotate_degrees:float,   # 0 to 180
-    probs:dict,             # name: probability
-):
+def check_augment(image_size, crop_scale, crop_ratio, jitter_strength, rotate_degrees,   # as for `SimCLRAugment`
+    probs:dict):                                                               # name of each probability: its value
     """Raise ValueError that names the argument out of range.
-
     ```python
     >>> check_augment(32, (0.08, 1), (3/4, 4/3), 0.5, 0, dict(flip_prob=1.5))
     Traceback (most recent call last):
@@ -198,18 +173,17 @@ def check_augment(
     """
     def bad(what): raise ValueError(what)
     pair = lambda v: isinstance(v, (tuple, list)) and len(v) == 2
-    if not (image_size >= 1 and image_size == int(image_size)): bad(f"image_size={image_size} must be a whole number of pixels, at least 1")
-    if not (pair(crop_scale) and 0 < crop_scale[0] <= crop_scale[1] <= 1): bad(f"crop_scale={crop_scale} must be (low, high) with 0 < low <= high <= 1")
-    if not (pair(crop_ratio) and 0 < crop_ratio[0] <= crop_ratio[1] < math.inf): bad(f"crop_ratio={crop_ratio} must be (low, high) with 0 < low <= high")
+    if not (image_size >= 1 and image_size == int(image_size)): bad(f"image_size={image_size} must be at least 1 pixel, and whole")
+    if not (pair(crop_scale) and 0 < crop_scale[0] <= crop_scale[1] <= 1): bad(f"{crop_scale=} must be (low, high), 0 < low <= high <= 1")
+    if not (pair(crop_ratio) and 0 < crop_ratio[0] <= crop_ratio[1] < math.inf): bad(f"{crop_ratio=} must be (low, high), 0 < low <= high")
     if not 0 <= jitter_strength <= 2: bad(f"jitter_strength={jitter_strength} must be from 0 to 2")
     if not 0 <= rotate_degrees <= 180: bad(f"rotate_degrees={rotate_degrees} must be from 0 to 180")
     for name, p in probs.items():
         if not 0 <= p <= 1: bad(f"{name}={p} is a probability, from 0 to 1")
 
-# %% ../nbs/01_augment.ipynb #4a8650a7
+# %% ../nbs/01_augment.ipynb #38d7c442
 class SimCLRAugment(nn.Module):
     """The random views of SimCLR (Chen et al. 2020, Appendix A), a whole batch at once, every view with its own draw, on any device.
-
     Raises ValueError for a setting out of range, and when called on anything but uint8 (N, C, H, W).
     ```python
     >>> one, two = SimCLRAugment(32)(torch.zeros(8, 3, 48, 64, dtype=torch.uint8))
@@ -220,7 +194,7 @@ class SimCLRAugment(nn.Module):
     """
     def __init__(self,
         image_size:int,                       # height and width of the views, pixels
-        mean:tuple=(0.5,)*3,                  # subtracted from the views, per channel, on [0, 1]; its length, 1 or 3, is that of the images
+        mean:tuple=(0.5,)*3,                  # subtracted from the views, on [0, 1]: 1 number for grey images, 3 for colour
         std:tuple=(0.5,)*3,                   # then divided by, above 0
         crop_scale:tuple=(0.08, 1.0),         # share of the image's area that a view shows
         crop_ratio:tuple=(3/4, 4/3),          # width over height of the crop before it is resized
@@ -234,55 +208,43 @@ class SimCLRAugment(nn.Module):
         super().__init__()
         check_augment(image_size, crop_scale, crop_ratio, jitter_strength, rotate_degrees,
                       dict(flip_prob=flip_prob, jitter_prob=jitter_prob, grey_prob=grey_prob, blur_prob=blur_prob))
-        if len(mean) not in (1, 3) or len(std) != len(mean): raise ValueError(f"mean={mean} and std={std} must both have 1 or 3 numbers")
-        if not min(std) > 0: raise ValueError(f"std={std} must be above 0")
+        if not (len(mean) == len(std) in (1, 3) and min(std) > 0): raise ValueError(f"{mean=}, {std=} must have 1 or 3 numbers, std above 0")
         self.image_size, self.crop_scale, self.crop_ratio = image_size, tuple(crop_scale), tuple(crop_ratio)
         self.flip_prob, self.jitter_prob, self.grey_prob, self.blur_prob = flip_prob, jitter_prob, grey_prob, blur_prob
         self.jitter_strength, self.rotate_degrees = jitter_strength, rotate_degrees
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
+        for name, v in dict(mean=mean, std=std).items(): self.register_buffer(name, torch.tensor(v).view(1, -1, 1, 1), persistent=False)
     def draw(self, n, height, width, generator=None)->Draws:
-        "Random factors for n views of images of this height and width, from a generator on the CPU: a seed gives the same views on every device."
+        "Random factors for n views of images of this size, from a generator on the CPU: a seed gives the same views on every device."
         rand = lambda *shape: torch.rand(*shape, generator=generator)
         box = draw_boxes(n, height, width, self.crop_scale, self.crop_ratio, generator)
-        s = 0.8 * self.jitter_strength
-        low = max(0, 1 - s)                                                    # s above 1 would turn colours negative
-        factors = torch.cat([low + (1 + s - low) * rand(n, 3), s / 4 * (2 * rand(n, 1) - 1)], 1)
+        low, high = max(0, 1 - 0.8 * self.jitter_strength), 1 + 0.8 * self.jitter_strength
+        factors = torch.cat([low + (high - low) * rand(n, 3), 0.2 * self.jitter_strength * (2 * rand(n, 1) - 1)], 1)
         factors = torch.where(rand(n, 1) < self.jitter_prob, factors, torch.tensor([1., 1, 1, 0]))
         sigma = torch.where(rand(n) < self.blur_prob, 0.1 + 1.9 * rand(n), 0.)
         angle = self.rotate_degrees * (2 * rand(n) - 1)
         return Draws(box, rand(n) < self.flip_prob, factors, rand(n, 4).argsort(1), rand(n) < self.grey_prob, sigma, angle)
-
     def apply(self, x, draws:Draws)->Tensor:
         "Views for given draws: uint8 (n, C, H, W) to float32 (n, C, size, size), on [0, 1], not yet normalised."
         if len(x) != len(draws.box): raise ValueError(f"{len(x)} images but {len(draws.box)} draws: each image needs its own")
         with torch.autocast(x.device.type, enabled=False):                     # bf16 would round pictures to 8 bits of precision and less
-            H, W = x.shape[-2:]
-            size, x = self.image_size, x.float() / 255
+            size, H, W, x = self.image_size, *x.shape[-2:], x.float() / 255
             if self.rotate_degrees: x = rotate(x, draws.angle)
             top, left, h, w = draws.box.unbind(1)
             rows, columns = resize_matrix(top, h, H, size), resize_matrix(left, w, W, size)
             columns = torch.where(draws.flip[:, None, None], columns.flip(1), columns)
             mean = torch.einsum("nh,nchw,nw->nc", rows.mean(1), x, columns.mean(1))   # of the view, before blur, as in the paper
             if self.blur_prob:
-                kernel = min(max(3, round(size * 0.1) // 2 * 2 + 1), 2 * size - 1)    # a tenth of the view, odd
-                blur = blur_matrix(draws.sigma, size, kernel)
+                blur = blur_matrix(draws.sigma, size, min(max(3, round(size * 0.1) // 2 * 2 + 1), 2 * size - 1))   # a tenth, odd
                 rows, columns = blur @ rows, blur @ columns
             x = torch.einsum("nih,nchw,njw->ncij", rows, x, columns)           # (n, C, size, size)
             matrix, offset = colour_matrix(mean, draws.jitter, draws.order, draws.grey)
             return torch.baddbmm(offset, matrix, x.flatten(2)).clamp_(0, 1).view_as(x)
-
-    def normalise(self, x):
-        "Subtract the mean and divide by the standard deviation, per channel."
-        return (x - self.mean) / self.std
-
+    def normalise(self, x): return (x - self.mean) / self.std
     def forward(self,
         x:Tensor,         # images, uint8, (N, C, H, W)
         generator=None,   # torch.Generator on the CPU
     )->tuple:             # two views, float32, normalised, each (N, C, size, size); view k of both shows image k
-        "Two views of every image, each from its own draw."
-        if x.dtype != torch.uint8 or x.ndim != 4: raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}; expected uint8 (N, C, H, W)")
+        if x.dtype != torch.uint8 or x.ndim != 4: raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; expected uint8 (N, C, H, W)")
         if x.shape[1] != self.mean.shape[1]: raise ValueError(f"images of {x.shape[1]} channels, but mean has {self.mean.shape[1]}")
         draws = self.draw(2 * len(x), *x.shape[-2:], generator)
         return self.normalise(self.apply(torch.cat([x, x]), draws.to(x.device))).chunk(2)

@@ -8,9 +8,8 @@ Docs: https://simclr-notebooks.github.io/simclr/data.html.md"""
 __all__ = ['DATASETS', 'TensorImages', 'decode_image', 'FileImages', 'EpochShuffle', 'image_loader', 'stratified_split', 'Images',
            'find_images', 'load_images']
 
-# %% ../nbs/00_data.ipynb #67538eb9
+# %% ../nbs/00_data.ipynb #c09de995
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ class TensorImages(Dataset):
         x = [F.interpolate(b.float(), (size, size), mode="bilinear", antialias=True).round().byte() for b in self.x.split(1000)]
         return TensorImages(torch.cat(x), self.y)
 
-# %% ../nbs/00_data.ipynb #2fac8d33
+# %% ../nbs/00_data.ipynb #36688d68
 def decode_image(
     path,                   # image file that Pillow can read
     image_size:int=None,    # pixels; shorter side resized, centre cropped; None keeps the size
@@ -47,7 +46,7 @@ def decode_image(
     """A picture as a viewer shows it: upright by its EXIF note, transparency on white, 16-bit grey scaled to 8 bit.
 
     ```python
-    >>> Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(file := BytesIO(), "png")
+    >>> import io; Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(file := io.BytesIO(), "png")
     >>> decode_image(file, channels=1).tolist()   # scaled; Pillow's own convert("L") clips to 0, 255, 255
     [[[0, 1, 255]]]
 
@@ -133,11 +132,10 @@ def stratified_split(
         held[members[torch.randperm(len(members), generator=generator)[:n]]] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
-# %% ../nbs/00_data.ipynb #4334549a
+# %% ../nbs/00_data.ipynb #a40d41ff
 def _channel_stats(images, sample=2000):
     "Mean and standard deviation per channel on [0, 1], 4 digits; where images are files, of a fixed sample."
-    if isinstance(images, FileImages):
-        images = images.subset(torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:sample]).load()
+    if isinstance(images, FileImages): images = images.subset(list(EpochShuffle(len(images)))[:sample]).load()
     levels = torch.stack([c.flatten().bincount(minlength=256) for c in images.x.unbind(1)]).double()   # (C, 256)
     share, value = levels / levels.sum(1, keepdim=True), torch.arange(256).double() / 255
     mean, square = share @ value, share @ value**2                                                     # (C,) each
@@ -164,8 +162,9 @@ class Images:
         parts = ", ".join(f"{k} {len(getattr(self, k)):,}" for k in ("train", "val", "test"))
         return f"Images({self.name}: {parts}; {self.channels}×{self.image_size}×{self.image_size}, {len(self.classes)} classes)"
 
-# %% ../nbs/00_data.ipynb #3a1964c5
+# %% ../nbs/00_data.ipynb #cebf591b
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
 def find_images(root)->list:   # sorted paths
     "Every image file below a folder, hidden files and folders left out; FileNotFoundError if there is no folder."
     if not (root := Path(root)).is_dir(): raise FileNotFoundError(f"no folder {root}")
@@ -197,7 +196,7 @@ def _folder(root, size, in_memory):
         raise ValueError(f"{', '.join(sorted(new)) or 'no labels'} in {root / 'test'}: its classes must be among those of train")
     return part(paths, y), part(test_paths, torch.tensor([classes.index(c) for c in test_classes] or [-1])[test_y]), classes
 
-# %% ../nbs/00_data.ipynb #138f0a36
+# %% ../nbs/00_data.ipynb #778bca01
 _TORCHVISION = dict(cifar10="CIFAR10", cifar100="CIFAR100", fashion_mnist="FashionMNIST", stl10="STL10")
 DATASETS = ("digits", *_TORCHVISION, "folder")
 
@@ -218,8 +217,8 @@ def _torchvision(name, root):
         x = x[:, None] if x.ndim == 3 else x if name == "stl10" else x.permute(0, 3, 1, 2)             # (N, C, H, W)
         return TensorImages(x.contiguous(), y), tuple(d.classes)
     kinds = [dict(split=s) for s in ("train", "test", "unlabeled")] if name == "stl10" else [dict(train=True), dict(train=False)]
-    (train, classes), (test, _), *more = [part(**k) for k in kinds]
-    return train, test, classes, *[images for images, _ in more]
+    (train, test, *more), (classes, *_) = zip(*(part(**k) for k in kinds))
+    return train, test, classes, *more
 
 # %% ../nbs/00_data.ipynb #8692cde2
 def load_images(

@@ -1,4 +1,4 @@
-"""From images without labels to an encoder.
+"""Twelve lines are all of SimCLR; everything that is added to them here, from warm-up to resume, has to show what it is worth.
 
 Docs: https://simclr-notebooks.github.io/simclr/pretrain.html.md"""
 
@@ -6,41 +6,29 @@ Docs: https://simclr-notebooks.github.io/simclr/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['BASE_LR', 'scaled_lr', 'warmup_cosine', 'decay_groups', 'build_optimizer', 'SimCLR', 'epoch_line', 'EpochReport',
-           'ImagesPerSecondBar', 'build_module', 'build_trainer', 'check_config', 'pretrain']
+           'ImagesPerSecondBar', 'peak_lr', 'build_module', 'WholeFile', 'build_trainer', 'fit', 'check_config',
+           'pretrain']
 
-# %% ../nbs/04_pretrain.ipynb #65434126
-import logging
-import math
-import sys
-import time
-import warnings
-from importlib.util import find_spec
+# %% ../nbs/04_pretrain.ipynb #6597b623
+import importlib.util, logging, math, os, signal, sys, time, warnings
 from pathlib import Path
 from typing import Literal
-
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
-
-from .augment import SimCLRAugment, check_augment
+from .augment import SimCLRAugment
 from .data import image_loader, load_images
 from .loss import contrastive_top1, nt_xent_loss
-from .model import (SimCLRModel, build_encoder, count_macs, count_parameters, embed, fast_precision, knn_predict,
-                          save_encoder)
+from .model import BACKBONES, SimCLRModel, build_encoder, count_macs, count_parameters
+from .model import embed, fast_precision, knn_predict, save_encoder
 from .runs import environment, run_folder, write_csv, write_json
 
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-
-# %% ../nbs/04_pretrain.ipynb #83f032cc
+# %% ../nbs/04_pretrain.ipynb #2803f361
 def scaled_lr(
-    learning_rate:float,   # base rate, at batch 256 where it is scaled linearly
+    learning_rate:float,   # base rate, above 0
     batch_size:int,        # images a step, over all devices
-    method:str,            # square-root, linear or none
-)->float:
-    """Learning rate for a batch size (Chen et al. 2020, Appendix B.1): base · batch / 256, or base / 4 · √batch.
-
-    The two agree at a batch of 4,096, the paper's; a base of 0.3 gives its 0.3 · batch / 256 and 0.075 · √batch.
+    method:str,            # square-root, linear or none; anything else raises ValueError
+)->float:                  # peak learning rate: base / 4 · √batch, base · batch / 256, or base
+    """Learning rate for a batch size (Chen et al. 2020, Appendix B.1): a base of 0.3 gives 0.075 · √batch or 0.3 · batch / 256.
 
     ```python
     >>> round(scaled_lr(0.3, 512, "square-root"), 3), scaled_lr(0.3, 512, "linear")
@@ -52,6 +40,7 @@ def scaled_lr(
     if method not in rules: raise ValueError(f"lr_scaling_method={method!r} is not one of {', '.join(rules)}")
     return rules[method]
 
+# %% ../nbs/04_pretrain.ipynb #f2e2714f
 def warmup_cosine(
     step:int,          # optimizer steps taken
     warmup:int,        # steps of linear rise
@@ -70,157 +59,145 @@ def warmup_cosine(
     part = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * (1 + math.cos(math.pi * part)) / 2
 
-# %% ../nbs/04_pretrain.ipynb #d2c9a11b
+# %% ../nbs/04_pretrain.ipynb #3c9880bd
+BASE_LR = dict(lars=0.3, sgd=0.3, adamw=1e-3)
 def decay_groups(model, weight_decay):
-    "Two parameter groups: weights decay, biases and norms do not (Chen et al. 2020, Appendix B.1 excludes them)."
-    weights, rest = [], []
-    for p in model.parameters(): (weights if p.ndim > 1 else rest).append(p)
+    "Two parameter groups: weights decay and LARS adapts them; biases and norms are left out of both (Chen et al. 2020, Appendix B.1)."
+    weights, rest = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
     return [dict(params=weights, weight_decay=weight_decay), dict(params=rest, weight_decay=0.0)]
 
-BASE_LR = dict(lars=0.3, sgd=0.3, adamw=1e-3)
-
 def build_optimizer(name, model, lr, weight_decay):
-    "LARS (You et al. 2017) with the paper's momentum of 0.9, where timm's default is 0; SGD with Nesterov momentum; or AdamW."
-    groups = decay_groups(model, weight_decay)
-    if name == "lars":
+    "LARS (You et al. 2017, arXiv:1708.03888) with the paper's momentum of 0.9, SGD with Nesterov momentum, or AdamW."
+    weights, rest = decay_groups(model, weight_decay)
+    if name == "lars":                              # timm's has no momentum unless told, and adapts no weights whose decay is 0 unless told
         from timm.optim import Lars
-        return Lars(groups, lr=lr, momentum=0.9)    # timm adapts the rate of decayed groups alone: norms and biases are left out
-    if name == "sgd": return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    if name == "adamw": return torch.optim.AdamW(groups, lr=lr)
+        return Lars([dict(weights, always_adapt=True), rest], lr=lr, momentum=0.9)
+    if name == "sgd": return torch.optim.SGD([weights, rest], lr=lr, momentum=0.9, nesterov=True)
+    if name == "adamw": return torch.optim.AdamW([weights, rest], lr=lr)
     raise ValueError(f"optimizer={name!r} is not one of {', '.join(BASE_LR)}")
 
-# %% ../nbs/04_pretrain.ipynb #7ba393b2
+# %% ../nbs/04_pretrain.ipynb #6a424a13
 class SimCLR(pl.LightningModule):
-    "SimCLR (Chen et al. 2020, Algorithm 1): two views of each image, one forward pass for both, NT-Xent between them."
-    def __init__(self,
-        model:SimCLRModel,
-        augment:SimCLRAugment,
-        temperature:float=0.5,      # of NT-Xent, above 0
-        optimizer:str="lars",       # lars, sgd or adamw
-        lr:float=0.6,               # peak learning rate, already scaled
-        weight_decay:float=1e-6,    # of weights
-        warmup_epochs:float=10,     # of linear rise
-        eta_min:float=0.0,          # learning rate at the end
-        seed:int=42,                # for the views
-    ):
+    "SimCLR (Chen et al. 2020, Algorithm 1), both views in one forward pass. Arguments as of `pretrain`; lr is the peak, already scaled."
+    def __init__(self, model:SimCLRModel, augment:SimCLRAugment, temperature:float=0.5, optimizer:str="lars", lr:float=0.6,
+                 weight_decay:float=1e-6, warmup_epochs:float=10.0, eta_min:float=0.0, seed:int=42):
         super().__init__()
         self.model, self.augment = model, augment
         self.save_hyperparameters(ignore=["model", "augment"])
-
     def training_step(self, batch, _):
         generator = torch.Generator().manual_seed((self.hparams.seed + 1000 * self.global_rank) * 1_000_003 + self.global_step)
-        views = torch.cat(self.augment(batch[0], generator))                             # (2N, C, S, S)
-        z1, z2 = self.model(views.contiguous(memory_format=torch.channels_last)).chunk(2)  # (N, projection_dim) each
+        with torch.autocast(self.device.type, enabled=False): views = torch.cat(self.augment(batch[0], generator))   # (2N, C, S, S)
+        z1, z2 = self.model(views.contiguous(memory_format=torch.channels_last)).chunk(2)          # (N, projection_dim) each
         loss = nt_xent_loss(z1, z2, self.hparams.temperature, gather=True)
         if not torch.isfinite(loss): raise ValueError(f"the loss became {loss.item()} at step {self.global_step}: lower learning_rate")
         self.log_dict(dict(loss=loss, top1=contrastive_top1(z1, z2)), on_step=True, on_epoch=True, prog_bar=True)
         return loss
-
     def configure_optimizers(self):
         p, total = self.hparams, self.trainer.estimated_stepping_batches
-        optimizer = build_optimizer(p.optimizer, self.model, p.lr, p.weight_decay)
         warmup = round(total * p.warmup_epochs / self.trainer.max_epochs)
+        optimizer = build_optimizer(p.optimizer, self.model, p.lr, p.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, p.eta_min / p.lr))
         return [optimizer], [dict(scheduler=schedule, interval="step")]
 
-# %% ../nbs/04_pretrain.ipynb #6697214c
+# %% ../nbs/04_pretrain.ipynb #e8d6e074
 def epoch_line(row, epochs):
     "One epoch as a line of text."
-    knn = f"  kNN {row['val_knn']:6.2%}" if "val_knn" in row else ""
-    return (f"epoch {row['epoch']:>3}/{epochs}  loss {row['loss']:.4f}  top-1 {row['top1']:6.2%}{knn}"
-            f"  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s")
+    knn = f"kNN {row['val_knn']:6.2%}  " if "val_knn" in row else ""
+    return (f"epoch {row['epoch']:>3}/{epochs}  loss {row['loss']:.4f}  top-1 {row['top1']:6.2%}  {knn}"
+            f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s")
 
-class EpochReport(Callback):
-    "After each epoch: kNN accuracy on held-out images (labels never reach the encoder), a row in metrics.csv, one line of print."
-    def __init__(self,
-        images,                 # `Images`; kNN votes with its train part and is scored on its val part
-        path=None,              # metrics.csv, written whole after each epoch; None for none
-        knn_every:int=1,        # epochs between two kNN scores; 0 for none
-        echo:bool=True,         # print a line an epoch
-        max_keys:int=10_000,    # training images that vote
-    ):
+class EpochReport(pl.Callback):
+    "After each epoch: kNN accuracy on `images.val` (votes: up to `max_keys` of `images.train`), a row in metrics.csv, a line of print."
+    def __init__(self, images, path=None, knn_every:int=1, echo:bool=True, max_keys:int=10_000):
         index = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(0))[:max_keys].tolist()
         self.val, self.keys = images.val, images.train.subset(index)
         self.path, self.knn_every, self.echo, self.curve = path, knn_every if len(images.val) else 0, echo, []
-
     def state_dict(self): return dict(curve=self.curve)
     def load_state_dict(self, state): self.curve = state["curve"]
-
+    def on_train_epoch_start(self, trainer, module): self.start = time.perf_counter()
     def knn(self, encoder):
         h, keys = embed(encoder, self.val), embed(encoder, self.keys)
-        predicted = knn_predict(h, keys, self.keys.y.to(h.device), k=min(20, len(keys)))
-        return (predicted == self.val.y.to(h.device)).float().mean().item()
-
-    def on_train_epoch_start(self, trainer, module): self.start = time.perf_counter()
-
+        return (knn_predict(h, keys, self.keys.y.to(h.device), min(20, len(keys))) == self.val.y.to(h.device)).float().mean().item()
     def on_train_epoch_end(self, trainer, module):
-        seconds, epoch = time.perf_counter() - self.start, trainer.current_epoch + 1
-        seen = trainer.num_training_batches * trainer.train_dataloader.batch_size
-        row = dict(epoch=epoch, **{k: trainer.callback_metrics[f"{k}_epoch"].item() for k in ("loss", "top1")},
-                   images_per_second=round(seen / seconds, 1), seconds=round(seconds, 2))
-        if self.knn_every and (epoch % self.knn_every == 0 or epoch == trainer.max_epochs):
+        row = dict(epoch=trainer.current_epoch + 1, **{k: trainer.callback_metrics[f"{k}_epoch"].item() for k in ("loss", "top1")})
+        seconds, seen = time.perf_counter() - self.start, trainer.num_training_batches * trainer.train_dataloader.batch_size
+        row |= dict(images_per_second=round(seen / seconds, 1), seconds=round(seconds, 2))
+        if self.knn_every and (row["epoch"] % self.knn_every == 0 or row["epoch"] == trainer.max_epochs):
             row["val_knn"] = self.knn(module.model.encoder)
             module.log("val_knn", row["val_knn"])
         self.curve.append(row)
         if self.path: write_csv(self.curve, self.path)
         if self.echo: getattr(trainer.progress_bar_callback, "print", print)(epoch_line(row, trainer.max_epochs), flush=True)
 
-# %% ../nbs/04_pretrain.ipynb #20a12520
-class ImagesPerSecondBar(TQDMProgressBar):
+class ImagesPerSecondBar(pl.callbacks.TQDMProgressBar):
     "Lightning's progress bar with images per second beside the loss and the top-1 accuracy."
     def get_metrics(self, trainer, module):
-        metrics = {k: v for k, v in super().get_metrics(trainer, module).items() if k in ("loss_step", "top1_step")}
-        rate = self.train_progress_bar.format_dict["rate"] or 0
-        return metrics | {"images/s": f"{rate * trainer.train_dataloader.batch_size:,.0f}"}
+        metrics, rate = super().get_metrics(trainer, module), self.train_progress_bar.format_dict["rate"] or 0
+        return {k: v for k, v in metrics.items() if "_step" in k} | {"images/s": f"{rate * trainer.train_dataloader.batch_size:,.0f}"}
 
-# %% ../nbs/04_pretrain.ipynb #e3121d31
+# %% ../nbs/04_pretrain.ipynb #d72ae227
+def peak_lr(config):
+    "The scaled learning rate of a configuration."
+    base = BASE_LR[config["optimizer"]] if config["learning_rate"] is None else config["learning_rate"]
+    return scaled_lr(base, config["batch_size"], config["lr_scaling_method"])
+
 def build_module(config:dict, images)->SimCLR:
-    "The Lightning module that a configuration describes, for these images."
-    c = config
-    size = images.image_size
+    "The Lightning module that a configuration (the arguments of `pretrain`) describes, for these `Images`."
+    c, size = config, images.image_size
     encoder = build_encoder(c["backbone"], images.channels, size, width=c["width"], mean=images.mean, std=images.std)
     model = SimCLRModel(encoder, c["hidden_dim"], c["projection_dim"]).to(memory_format=torch.channels_last)
     if c["compile"]: model.compile()
-    augment = SimCLRAugment(size, images.mean, images.std, (c["min_crop_scale"], 1.0), flip_prob=c["flip_prob"],
-                            jitter_strength=c["jitter_strength"], grey_prob=c["grey_prob"], blur_prob=c["blur_prob"],
-                            rotate_degrees=c["rotate_degrees"])
-    base = BASE_LR[c["optimizer"]] if c["learning_rate"] is None else c["learning_rate"]
-    return SimCLR(model, augment, c["temperature"], c["optimizer"], scaled_lr(base, c["batch_size"], c["lr_scaling_method"]),
-                  c["weight_decay"], c["warmup_epochs"], c["eta_min"], c["seed"])
+    augment = SimCLRAugment(size, images.mean, images.std, (c["min_crop_scale"], 1.0),
+                            **{k: c[k] for k in ("flip_prob", "jitter_strength", "grey_prob", "blur_prob", "rotate_degrees")})
+    rest = {k: c[k] for k in ("temperature", "optimizer", "weight_decay", "warmup_epochs", "eta_min", "seed")}
+    return SimCLR(model, augment, lr=peak_lr(c), **rest)
 
-# %% ../nbs/04_pretrain.ipynb #af1cd5d6
+class WholeFile(pl.plugins.TorchCheckpointIO):
+    "A checkpoint is written beside its place and renamed: whole or not at all, on any disk. Reading it runs no code from it."
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, f"{path}.part")
+        os.replace(f"{path}.part", path)
+    def load_checkpoint(self, path, map_location="cpu", **_): return torch.load(path, map_location, weights_only=True)
+
 def build_trainer(config:dict, images, folder)->tuple:   # the trainer and its EpochReport
-    "Lightning's Trainer with one checkpoint an epoch, TensorBoard where it is installed, and bf16 where that is fast."
-    bar = sys.stderr.isatty()
-    report = EpochReport(images, folder / "metrics.csv", config["knn_every"], echo=config["echo"])
-    checkpoint = ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1)
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    "Lightning's Trainer: a checkpoint an epoch with that epoch's row, TensorBoard where it is installed, bf16 where that is fast."
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    bar, accelerator = sys.stderr.isatty(), "cuda" if torch.cuda.is_available() else "cpu"
+    report = EpochReport(images, folder / "metrics.csv", config["knn_every"], config["echo"])
+    checkpoint = pl.callbacks.ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
     fast = fast_precision(accelerator) == torch.bfloat16 if config["precision"] == "auto" else config["precision"] == "bf16"
-    logger = TensorBoardLogger(folder, name="", version="tensorboard") if find_spec("tensorboard") else False
-    trainer = pl.Trainer(max_epochs=config["epochs"], accelerator=accelerator, devices=1, precision="bf16-mixed" if fast else "32-true",
-                         logger=logger, callbacks=[report, checkpoint] + ([ImagesPerSecondBar()] if bar else []),
-                         enable_progress_bar=bar, enable_model_summary=False, log_every_n_steps=10)
-    return trainer, report
+    logger = pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard") if importlib.util.find_spec("tensorboard") else False
+    return pl.Trainer(max_epochs=config["epochs"], accelerator=accelerator, devices=1, precision="bf16-mixed" if fast else "32-true",
+                      logger=logger, callbacks=[report, checkpoint] + [ImagesPerSecondBar()] * bar, plugins=[WholeFile()],
+                      enable_progress_bar=bar, enable_model_summary=False, log_every_n_steps=10), report
 
-# %% ../nbs/04_pretrain.ipynb #ae6ced76
+def fit(trainer, module, loader, checkpoint=None):
+    "Train, from a checkpoint where there is one. Ctrl-C raises KeyboardInterrupt, where Lightning exits and ignores every later Ctrl-C."
+    handler = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*(does not have many workers|isinstance.treespec|exists and is not empty).*")
+        try: trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint and Path(checkpoint).exists() else None)
+        except SystemExit: signal.signal(signal.SIGINT, handler)
+    if trainer.interrupted: raise KeyboardInterrupt
+
+# %% ../nbs/04_pretrain.ipynb #5706be4b
 def check_config(config:dict):
     "Raise ValueError that names the key out of range, before any data is read."
-    above_zero = ("epochs", "batch_size", "hidden_dim", "projection_dim", "temperature", "width")
-    for k in above_zero:
-        if not config[k] > 0: raise ValueError(f"{k}={config[k]} must be above 0")
-    for k in ("eta_min", "weight_decay", "warmup_epochs", "knn_every", "workers"):
-        if config[k] < 0: raise ValueError(f"{k}={config[k]} must not be negative")
-    if config["batch_size"] < 2: raise ValueError(f"batch_size={config['batch_size']} must be at least 2: one image has nothing to be told apart from")
-    if config["optimizer"] not in BASE_LR: raise ValueError(f"optimizer={config['optimizer']!r} is not one of {', '.join(BASE_LR)}")
-    if config["learning_rate"] is not None and config["learning_rate"] <= 0: raise ValueError(f"learning_rate={config['learning_rate']} must be above 0")
-    if config["warmup_epochs"] >= config["epochs"] > 1: raise ValueError(f"warmup_epochs={config['warmup_epochs']} must be below epochs={config['epochs']}")
-    scaled_lr(1, config["batch_size"], config["lr_scaling_method"])
-    check_augment(8, (config["min_crop_scale"], 1), (1, 1), config["jitter_strength"], config["rotate_degrees"],
-                  {k: config[k] for k in ("flip_prob", "grey_prob", "blur_prob")})
+    for k, names in dict(backbone=BACKBONES, optimizer=BASE_LR, precision=("auto", "bf16", "fp32")).items():
+        if config[k] not in names: raise ValueError(f"{k}={config[k]!r} is not one of {', '.join(names)}")
+    tiny, huge, epochs = 1e-9, 1e12, config["epochs"]
+    ranges = {(1, huge): "epochs width hidden_dim projection_dim", (2, huge): "batch_size", (tiny, huge): "temperature learning_rate",
+              (0, huge): "eta_min weight_decay knn_every workers seed", (0, epochs if epochs > 1 else huge): "warmup_epochs",
+              (0, 1): "flip_prob grey_prob blur_prob", (tiny, 1): "min_crop_scale", (0, 1 - tiny): "val_fraction",
+              (0, 2): "jitter_strength", (0, 180): "rotate_degrees"}
+    for (low, high), keys in ranges.items():
+        for k in keys.split():
+            if config[k] is not None and not low <= config[k] <= high: raise ValueError(f"{k}={config[k]} must be from {low} to {high}")
+    if config["eta_min"] > (peak := peak_lr(config)): raise ValueError(f"eta_min={config['eta_min']} is above the peak rate, {peak:g}")
 
-# %% ../nbs/04_pretrain.ipynb #4817f0b1
 def pretrain(
-    dataset:Literal["digits", "cifar10", "cifar100", "fashion_mnist", "stl10", "folder"]="cifar10",  # what to learn from, without its labels
+    dataset:Literal["digits", "cifar10", "cifar100", "fashion_mnist", "stl10", "folder"]="cifar10", # what to learn from, without its labels
     root:str|None=None,                # folder of images (for `folder`), or where downloads are kept
     image_size:int|None=None,          # pixels, height and width; null keeps the data set's own
     backbone:Literal["resnet8", "resnet18", "resnet34", "resnet50"]="resnet18",  # the encoder
@@ -261,17 +238,14 @@ def pretrain(
     config = dict(locals())
     check_config(config)
     images = load_images(dataset, root, image_size, val_fraction)
-    image_loader(images.pool, batch_size, drop_last=True)     # raises before a folder is made
-    folder, start = run_folder(config, "pretrain"), time.perf_counter()
+    loader = image_loader(images.pool.to("cuda" if torch.cuda.is_available() else "cpu"), batch_size, True, seed, True, workers)
     torch.manual_seed(seed)
-    module, (trainer, report) = build_module(config, images), build_trainer(config, images, folder)
-    loader = image_loader(images.pool.to(trainer.strategy.root_device), batch_size, True, seed, True, workers)
-    last = folder / "checkpoints/last.ckpt"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(does not have many workers|isinstance.treespec).*")
-        trainer.fit(module, loader, ckpt_path=last if resume and last.exists() else None, weights_only=True)
-    save_encoder(module.model.encoder, folder / "encoder.safetensors")
-    shape = (images.channels, images.image_size, images.image_size)
-    write_json(dict(config=config, environment=environment(), images=repr(images), seconds=round(time.perf_counter() - start, 1),
-                    parameters=count_parameters(module.model.encoder), macs=count_macs(module.model.encoder, shape), curve=report.curve), folder / "results.json")
+    module, folder = build_module(config, images), run_folder(config, "pretrain")    # the folder comes last: bad values leave none
+    trainer, report = build_trainer(config, images, folder)
+    fit(trainer, module, loader, folder / "checkpoints/last.ckpt" if resume else None)
+    encoder, shape = module.model.encoder, (images.channels, images.image_size, images.image_size)
+    record = dict(config=config, environment=environment(), images=repr(images), seconds=round(sum(r["seconds"] for r in report.curve), 1),
+                  parameters=count_parameters(encoder), macs=count_macs(encoder, shape), curve=report.curve)
+    write_json(record, folder / "results.json")
+    save_encoder(encoder, folder / "encoder.safetensors")      # last: where it is, the run is finished
     return folder

@@ -7,12 +7,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
-BUILT = {".git", ".venv", "runs", "_docs", "_proc", "dist", "build", "__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".hypothesis", ".ruff_cache"}
+BUILT = {".git", ".venv", "runs", "_docs", "_proc", "dist", "build", "__pycache__", ".ipynb_checkpoints"}
+BUILT |= {".pytest_cache", ".hypothesis", ".ruff_cache"}
 
 
 def project_files():
     "The files that a commit of everything would hold; without git, all but what is built."
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    ask = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try: listed = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError: listed = subprocess.CompletedProcess(ask, 1, "", "")
     if listed.returncode == 0 and listed.stdout: names = listed.stdout.split("\0")[:-1]
     else: names = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if not BUILT & set(p.relative_to(ROOT).parts)]
     return sorted(ROOT / n for n in names if (ROOT / n).is_file() and not (ROOT / n).is_symlink())

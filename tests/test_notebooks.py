@@ -56,7 +56,8 @@ def test_no_machine_paths(path):
 def test_opens_with_title_promise_and_colab_badge(path):
     first, *rest = [c.source for c in read(path).cells if c.cell_type == "markdown"]
     assert re.match(r"# \S.*\n+> \S", first), "the first cell is '# Title' and '> promise'"
-    badge = f'<a href="https://colab.research.google.com/github/simclr-notebooks/simclr/blob/main/nbs/{path.name}"><img src="colab-badge.svg" alt='
+    url = f"https://colab.research.google.com/github/simclr-notebooks/simclr/blob/main/nbs/{path.name}"
+    badge = f'<a href="{url}"><img src="colab-badge.svg" alt='
     assert any(badge in source for source in [first, *rest[:2]]), f"no Colab badge: {badge}…"
 
 

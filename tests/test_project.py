@@ -44,7 +44,8 @@ def module_of(path):
 
 def run(code, **env):
     "Run Python in a fresh process outside the checkout; returns what it printed."
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=dict(os.environ, PYTHONPATH=str(ROOT), **env))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), **env)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -106,8 +107,8 @@ def test_importing_the_package_is_instant_and_loads_no_torch():
                                               ("augment", "lightning sklearn plotly"), ("model", "lightning sklearn plotly"),
                                               ("cli", "torch lightning sklearn plotly")])
 def test_a_module_loads_only_what_it_needs(module, unwanted):
-    loaded = run(f"import sys, simclr.{module}; print(*{{name.split('.')[0] for name in sys.modules}})").replace("pytorch_lightning", "lightning").split()
-    assert not set(unwanted.split()) & set(loaded)
+    loaded = run(f"import sys, simclr.{module}; print(*{{name.split('.')[0] for name in sys.modules}})")
+    assert not set(unwanted.split()) & set(loaded.replace("pytorch_lightning", "lightning").split())
 
 
 # Metadata
@@ -143,12 +144,14 @@ def test_every_import_of_the_package_is_a_declared_requirement():
 def test_readme_is_made_from_the_tour():
     from readme import readme
     assert (ROOT / "nbs/index.ipynb").exists(), "nbs/index.ipynb is the source of README.md"
-    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(ROOT / "nbs/index.ipynb"), "run: make readme"
+    written = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert written == readme(ROOT / "nbs/index.ipynb"), "run: make readme"
 
 
 def test_the_site_lists_every_notebook_in_reading_order():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
-    listed = [page for part in config["website"]["sidebar"]["contents"] for page in (part["contents"] if isinstance(part, dict) else [part])]
+    parts = config["website"]["sidebar"]["contents"]
+    listed = [page for part in parts for page in (part["contents"] if isinstance(part, dict) else [part])]
     assert listed == [p.name for p in notebooks()]
     assert (ROOT / "nbs/_quarto.yml").resolve() == ROOT / "_quarto.yml" and (ROOT / "nbs/nbdev.yml").exists()
 
@@ -174,6 +177,18 @@ def test_cell_lines_are_not_wide(path):
     assert not [line for source in code_cells(path) for line in source.splitlines() if len(line) > 140]
 
 
+@EACH_NOTEBOOK
+def test_imports_stand_in_cells_of_their_own(path):
+    mixed = []                     # nbdev runs every cell that holds an import when it makes the site, and no other cell
+    for i, source in enumerate(code_cells(path)):
+        marks = directives(source)
+        if {"export", "exporti", "exports"} & set(marks) or marks.get("eval") == "false" or source.lstrip().startswith(("%", "!")): continue
+        tree = ast.parse(source)
+        imports = [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        if imports and not all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body): mixed.append(f"code cell {i}")
+    assert not mixed
+
+
 @EACH_MODULE
 def test_modules_are_short(path):
     source = path.read_text(encoding="utf-8").splitlines()
@@ -194,7 +209,10 @@ def test_functions_are_short(path):
     assert {name: count for name, count in counts.items() if count > 25} == {}
 
 
-def public(path): return [n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and n.name[0] != "_"]
+def public(path):
+    "The functions and classes of a module that are for readers."
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return [n for n in body if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and n.name[0] != "_"]
 
 
 @EACH_MODULE
@@ -207,7 +225,8 @@ def test_arguments_of_public_functions_are_explained(path):
     for node in public(path):
         if isinstance(node, ast.ClassDef): continue
         args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        bare += [f"{node.name}({arg.arg})" for arg in args if not re.search(r"#\s*\S", source[arg.end_lineno - 1][arg.end_col_offset:])]
+        after = {arg.arg: source[arg.end_lineno - 1][arg.end_col_offset:] for arg in args}
+        bare += [f"{node.name}({name})" for name, text in after.items() if not re.search(r"#\s*\S", text)]
     assert not bare
 
 
@@ -218,7 +237,8 @@ def test_a_public_function_has_a_doctest_somewhere_in_each_module():
 
 # Files
 
-TEXT = [p for p in project_files() if p.suffix in (".py", ".ipynb", ".md", ".yml", ".yaml", ".toml", ".ini", ".js", ".css", ".in", "") and p.stat().st_size < 2_000_000]
+SUFFIXES = {".py", ".ipynb", ".md", ".yml", ".yaml", ".toml", ".ini", ".js", ".json", ".css", ".in", ".bib", ""}
+TEXT = [p for p in project_files() if p.suffix in SUFFIXES and p.stat().st_size < 2_000_000]
 
 
 def found(pattern, skip=()):
@@ -235,7 +255,8 @@ def test_nothing_is_left_to_do(): assert not found(r"\bTODO\b|\bFIXME\b|\bXXX\b|
 
 
 def test_no_registry_hosts():
-    hosts = ["pypi.org", "pythonhosted.org", "download.pytorch.org", "registry.npmjs.org", "npmjs.com", "conda.anaconda.org", "deb.debian.org"]
+    hosts = [".".join(parts.split()) for parts in ("pypi org", "pythonhosted org", "download pytorch org", "registry npmjs org", "npmjs com",
+                                                  "conda anaconda org", "deb debian org")]
     assert not found("|".join(map(re.escape, hosts)))
 
 
