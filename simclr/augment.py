@@ -181,7 +181,7 @@ def check_augment(image_size, crop_scale, crop_ratio, jitter_strength, rotate_de
     for name, p in probs.items():
         if not 0 <= p <= 1: bad(f"{name}={p} is a probability, from 0 to 1")
 
-# %% ../nbs/01_augment.ipynb #38d7c442
+# %% ../nbs/01_augment.ipynb #d383b27a
 class SimCLRAugment(nn.Module):
     """The random views of SimCLR (Chen et al. 2020, Appendix A), a whole batch at once, every view with its own draw, on any device.
     Raises ValueError for a setting out of range, and when called on anything but uint8 (N, C, H, W).
@@ -208,7 +208,7 @@ class SimCLRAugment(nn.Module):
         super().__init__()
         check_augment(image_size, crop_scale, crop_ratio, jitter_strength, rotate_degrees,
                       dict(flip_prob=flip_prob, jitter_prob=jitter_prob, grey_prob=grey_prob, blur_prob=blur_prob))
-        if not (len(mean) == len(std) in (1, 3) and min(std) > 0): raise ValueError(f"{mean=}, {std=} must have 1 or 3 numbers, std above 0")
+        if not (len(mean) == len(std) in (1, 3) and min(std) > 0): raise ValueError(f"{mean=}, {std=} must be 1 or 3 numbers, std above 0")
         self.image_size, self.crop_scale, self.crop_ratio = image_size, tuple(crop_scale), tuple(crop_ratio)
         self.flip_prob, self.jitter_prob, self.grey_prob, self.blur_prob = flip_prob, jitter_prob, grey_prob, blur_prob
         self.jitter_strength, self.rotate_degrees = jitter_strength, rotate_degrees

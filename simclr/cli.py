@@ -8,7 +8,7 @@ Docs: https://simclr-notebooks.github.io/simclr/cli.html.md"""
 __all__ = ['COMMANDS', 'COLOURS', 'SYMBOLS', 'DEMO', 'comment', 'light_copy', 'describe', 'explain', 'bare_flags', 'Parser',
            'build_parser', 'draw_sweep', 'demo', 'main']
 
-# %% ../nbs/20_cli.ipynb #826c0f8e
+# %% ../nbs/20_cli.ipynb #7c29309e
 import ast
 import difflib
 import inspect
@@ -20,7 +20,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Literal, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
@@ -57,7 +57,7 @@ def light_copy(
     space[name].__doc__ = doc
     return space[name]
 
-# %% ../nbs/20_cli.ipynb #2ff6014e
+# %% ../nbs/20_cli.ipynb #8f349508
 def describe(hint)->str:   # a type in words
     """Say a type as a person would.
 
@@ -69,7 +69,7 @@ def describe(hint)->str:   # a type in words
     """
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(hint) is Literal: return "one of " + ", ".join(get_args(hint))
-    if get_origin(hint) is UnionType: return " or ".join(map(describe, get_args(hint)))
+    if get_origin(hint) in (Union, UnionType): return " or ".join(map(describe, get_args(hint)))
     if get_origin(hint) is tuple: return "a list such as [1, 5, 20]"
     return words.get(hint, str(hint))
 
@@ -87,7 +87,7 @@ def explain(
     """
     wrong = re.match(r'Parser key "(\w+)":.*?(?:Got|Given) value: (.*)', message, re.DOTALL)
     if wrong and wrong[1] in hints: return f"{wrong[1]}={wrong[2]} is not {describe(hints[wrong[1]])}"
-    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|(?:option|key) '([\w.-]+)'", message)
+    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)|(?:option|key) '([\w.-]+)'", message)
     if not unknown: return " ".join(message.removeprefix('Parser key "config": ').split())
     name = unknown[1] or unknown[2]
     near = difflib.get_close_matches(name, hints, 1)
@@ -109,7 +109,7 @@ def bare_flags(
     following = [*args[1:], "--"]
     return [f"{a}=true" if a[:2] == "--" and a[2:] in flags and b[:2] == "--" else a for a, b in zip(args, following)]
 
-# %% ../nbs/20_cli.ipynb #7094af24
+# %% ../nbs/20_cli.ipynb #06e19acc
 class Parser(ArgumentParser):
     "A parser that ends with exit code 2 and one line that says what is wrong, instead of a list of all options."
     hints = {}   # name to type, of the options of a command
@@ -142,7 +142,7 @@ def build_parser(
     for name, target in commands.items():
         function = light_copy(target)
         promise = " ".join(function.__doc__.split("\n\n")[0].split())
-        child = Parser(description=promise)
+        child = Parser(description=promise, allow_abbrev=False)
         child.hints = {p.name: p.annotation for p in inspect.signature(function).parameters.values()}
         child.add_argument("--config", action="config", help="YAML file of these options; what comes after it on the line overrides it")
         child.add_function_arguments(function, as_group=False, as_positional=True)
@@ -176,13 +176,13 @@ def draw_sweep(
     figure.write_html(path, include_plotlyjs=True)
     return path
 
-# %% ../nbs/20_cli.ipynb #21aa844b
+# %% ../nbs/20_cli.ipynb #68b499fa
 DEMO = dict(dataset="digits", backbone="resnet8", width=32, optimizer="adamw", learning_rate=3e-3, lr_scaling_method="none",
             temperature=0.5, min_crop_scale=0.3, flip_prob=0.0, rotate_degrees=15.0, knn_every=10)
 
 def demo(
     seeds:int=3,              # pre-training runs, each from its own random weights
-    epochs:int=50,            # passes over the 1,294 training digits
+    epochs:int=50,            # passes over the 1,295 training digits
     batch_size:int=128,       # images a step
     run_dir:str="runs/demo",  # where the runs, the record and the figures are kept
 )->None:
@@ -213,7 +213,7 @@ def demo(
     print(f"{draw_sweep(mean, folder / 'sweep.html')}: accuracy against the number of labels")
     print(f"{folder / 'demo.json'}: the record of all of it")
 
-# %% ../nbs/20_cli.ipynb #b3452258
+# %% ../nbs/20_cli.ipynb #d4906e8e
 def main(args:list=None)->None:   # of the command line; None for this process's own
     """Run a command. Bad input ends with exit code 2 and one line that names it; SIMCLR_DEBUG=1 shows the traceback instead.
 
@@ -232,7 +232,8 @@ def main(args:list=None)->None:   # of the command line; None for this process's
         if isinstance(result, Path): print(result)
     except (ValueError, OSError) as e:
         if os.environ.get("SIMCLR_DEBUG"): raise
-        print(f"simclr: error: {e}", file=sys.stderr)
+        binary = " (a configuration has to be a text file)" if isinstance(e, UnicodeDecodeError) else ""
+        print(f"simclr: error: {e}{binary}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as e:        # Lightning turns Ctrl-C into SystemExit
         if KeyboardInterrupt not in (type(e), type(e.__context__)): raise

@@ -37,7 +37,7 @@ class TensorImages(Dataset):
         x = [F.interpolate(b.float(), (size, size), mode="bilinear", antialias=True).round().byte() for b in self.x.split(1000)]
         return TensorImages(torch.cat(x), self.y)
 
-# %% ../nbs/00_data.ipynb #36688d68
+# %% ../nbs/00_data.ipynb #8750c555
 def decode_image(
     path,                   # image file that Pillow can read
     image_size:int=None,    # pixels; shorter side resized, centre cropped; None keeps the size
@@ -54,7 +54,7 @@ def decode_image(
     """
     try:
         with Image.open(path) as im:
-            if im.width * im.height > (Image.MAX_IMAGE_PIXELS or np.inf): raise ValueError(f"{im.width}×{im.height} pixels, over Pillow's limit")
+            if im.width * im.height > (Image.MAX_IMAGE_PIXELS or np.inf): raise ValueError(f"{im.size} pixels, over Pillow's limit")
             if image_size: im.draft("RGB", (2 * image_size, 2 * image_size))   # large JPEG: decode a half, quarter or eighth
             if "exif" in im.info: im = ImageOps.exif_transpose(im)
             if im.mode == "F": raise ValueError("its floating-point pixels have no fixed range; save it with 8 or 16 bits")
@@ -220,7 +220,7 @@ def _torchvision(name, root):
     (train, test, *more), (classes, *_) = zip(*(part(**k) for k in kinds))
     return train, test, classes, *more
 
-# %% ../nbs/00_data.ipynb #8692cde2
+# %% ../nbs/00_data.ipynb #d738187a
 def load_images(
     dataset:str="digits",        # one of digits, cifar10, cifar100, fashion_mnist, stl10, folder
     root:str=None,               # the folder of images; for downloads a cache, default ~/.cache/simclr
@@ -232,7 +232,7 @@ def load_images(
 
     ```python
     >>> load_images("digits")
-    Images(digits: train 1,294, val 144, test 359; 1×16×16, 10 classes)
+    Images(digits: train 1,295, val 143, test 359; 1×16×16, 10 classes)
 
     ```
     """

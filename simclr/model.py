@@ -34,13 +34,13 @@ def torchvision_resnet(backbone:str, in_channels:int, stem:str)->nn.Module:   # 
     elif in_channels != 3: net.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
     return net
 
-# %% ../nbs/03_model.ipynb #bea3a2be
-def conv_bn(c_in:int, c_out:int, kernel:int, stride:int=1, padding:int=0)->nn.Sequential:
+# %% ../nbs/03_model.ipynb #43fa20d9
+def conv_bn(c_in:int, c_out:int, kernel:int, stride:int=1, padding:int=0)->nn.Sequential:   # channels in and out, then pixels
     "Convolution and BatchNorm, the pair that every ResNet is made of; the norm has the bias, so the convolution needs none."
     return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(c_out))
 
 class ResNet8(nn.Sequential):
-    "A stem that halves the image at once, then one basic block each of 1, 2 and 4 times `width`: made for two CPU cores."
+    "A stem that halves the image, one basic block each of 1, 2 and 4 times `width`, a 1×1 layer to 8 times: made for two CPU cores."
     def __init__(self, in_channels:int=3, width:int=64):
         w, block = width, resnet.BasicBlock
         super().__init__(
@@ -48,8 +48,9 @@ class ResNet8(nn.Sequential):
             block(w, w),
             block(w, 2 * w, 2, conv_bn(w, 2 * w, 1, 2)),                                # (N, 2w, S/4, S/4)
             block(2 * w, 4 * w, 2, conv_bn(2 * w, 4 * w, 1, 2)),                        # (N, 4w, S/8, S/8)
-            nn.AdaptiveAvgPool2d(1), nn.Flatten())                                      # (N, 4w)
-        self.feature_dim = 4 * w
+            conv_bn(4 * w, 8 * w, 1), nn.ReLU(inplace=True),                            # (N, 8w, S/8, S/8)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten())                                      # (N, 8w)
+        self.feature_dim = 8 * w
 
 # %% ../nbs/03_model.ipynb #b645187d
 class Encoder(nn.Module):
@@ -102,21 +103,21 @@ def build_encoder(
     net = ResNet8(in_channels, width) if backbone == "resnet8" else torchvision_resnet(backbone, in_channels, stem)
     return Encoder(net, config)
 
-# %% ../nbs/03_model.ipynb #baca2d4f
-def count_parameters(model:nn.Module)->int:
+# %% ../nbs/03_model.ipynb #e8343590
+def count_parameters(model:nn.Module)->int:   # of all its layers
     "Numbers that training can change; buffers, such as the running means of BatchNorm, are not among them."
     return sum(p.numel() for p in model.parameters())
 
 @contextmanager
-def evaluating(model):
+def evaluating(model):   # any module
     "Evaluation mode inside; afterwards, also after an error, every module has its own mode again."
     modes = [(m, m.training) for m in model.modules()]
     try: yield model.eval()
     finally:
         for m, mode in modes: m.training = mode
 
-def count_macs(model:nn.Module, shape:tuple)->int:
-    """Multiply-accumulates of convolutions and matrix products for one input of `shape`, (3, 32, 32) or the like; counted by PyTorch.
+def count_macs(model:nn.Module, shape:tuple)->int:   # shape of one input without the batch, for example (3, 32, 32)
+    """Multiply-accumulates of the convolutions and matrix products for one input, counted by PyTorch while the model runs.
 
     ```python
     >>> count_macs(nn.Conv2d(3, 64, 3, padding=1, bias=False), (3, 32, 32))   # 64 · 3 · 3 · 3 weights at 32 · 32 places
@@ -148,15 +149,15 @@ class SimCLRModel(nn.Module):
     def normalise(self, x): return self.encoder.normalise(x)
     mean = property(lambda self: self.encoder.mean)
 
-# %% ../nbs/03_model.ipynb #bcd7b135
-def fast_precision(device)->torch.dtype:
+# %% ../nbs/03_model.ipynb #00fd1956
+def fast_precision(device)->torch.dtype:   # cpu, cuda or any other device
     "bfloat16 where the hardware multiplies it (NVIDIA from compute capability 8.0, ROCm, CPUs with AVX512-BF16), else float32."
     device, fast = torch.device(device), False
     if device.type == "cuda": fast = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu": fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
     return torch.bfloat16 if fast else torch.float32
 
-# %% ../nbs/03_model.ipynb #9010e9ed
+# %% ../nbs/03_model.ipynb #2c3620a3
 @torch.no_grad()
 def embed(
     encoder:Encoder,       # or anything that maps normalised images to features and has `normalise` and `mean`
@@ -164,10 +165,7 @@ def embed(
     batch_size:int=500,    # images at a time
     workers:int=0,         # processes that decode files
 )->Tensor:                 # h, float32, (N, feature_dim), on the encoder's device
-    """Features of every image, in order, in evaluation mode, in `fast_precision`. The encoder is left as it was, bit for bit.
-
-    Raises ValueError where there are no images, or they have other channels than the encoder.
-    """
+    "Features of every image in order, in evaluation mode; leaves the encoder as it was. ValueError for no images, or other channels."
     if len(images) == 0: raise ValueError("no images to embed")
     device, h = encoder.mean.device, []
     dtype = fast_precision(device)
@@ -209,21 +207,21 @@ def knn_predict(
         votes.append(tally.scatter_add_(1, labels[index], weight).argmax(1))      # (q,)
     return torch.cat(votes)
 
-# %% ../nbs/03_model.ipynb #8d577d34
-def save_encoder(encoder:Encoder, path):
+# %% ../nbs/03_model.ipynb #dccd4898
+def save_encoder(encoder:Encoder, path):   # the file to write, encoder.safetensors by custom
     "Weights, buffers and configuration in one safetensors file, written whole or not at all."
     tensors = {k: v.contiguous().cpu() for k, v in encoder.net.state_dict().items()}
     part = Path(f"{path}.part")
     save_file(tensors, part, metadata={"simclr_encoder": json.dumps(encoder.config)})
     part.replace(path)
 
-def load_state(module, tensors:dict):
+def load_state(module, tensors:dict):   # tensors by name, as `state_dict` gives them
     "Put tensors into a module, also one on the meta device. ValueError names what is missing, unknown or of another shape."
     own = module.state_dict()
     try: module.load_state_dict({k: v.to(own[k].dtype) if k in own else v for k, v in tensors.items()}, assign=True)
     except RuntimeError as e: raise ValueError(" ".join(str(e).split())) from e
 
-def empty_encoder(text:str)->Encoder:
+def empty_encoder(text:str)->Encoder:   # a JSON object of all the arguments of `build_encoder`
     "The encoder that a configuration in JSON describes, on the meta device: shapes alone, no memory, no random numbers."
     try: config = json.loads(text)
     except (ValueError, RecursionError) as e: raise ValueError(f"its configuration is not valid JSON: {e}") from e

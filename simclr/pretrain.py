@@ -59,14 +59,14 @@ def warmup_cosine(
     part = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * (1 + math.cos(math.pi * part)) / 2
 
-# %% ../nbs/04_pretrain.ipynb #3c9880bd
+# %% ../nbs/04_pretrain.ipynb #3f73d43c
 BASE_LR = dict(lars=0.3, sgd=0.3, adamw=1e-3)
-def decay_groups(model, weight_decay):
+def decay_groups(model, weight_decay):                 # any module; decay of its weights, 0 or more
     "Two parameter groups: weights decay and LARS adapts them; biases and norms are left out of both (Chen et al. 2020, Appendix B.1)."
     weights, rest = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
     return [dict(params=weights, weight_decay=weight_decay), dict(params=rest, weight_decay=0.0)]
 
-def build_optimizer(name, model, lr, weight_decay):
+def build_optimizer(name, model, lr, weight_decay):    # lars, sgd or adamw; lr is the peak, already scaled
     "LARS (You et al. 2017, arXiv:1708.03888) with the paper's momentum of 0.9, SGD with Nesterov momentum, or AdamW."
     weights, rest = decay_groups(model, weight_decay)
     if name == "lars":                              # timm's has no momentum unless told, and adapts no weights whose decay is 0 unless told
@@ -99,8 +99,8 @@ class SimCLR(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, p.eta_min / p.lr))
         return [optimizer], [dict(scheduler=schedule, interval="step")]
 
-# %% ../nbs/04_pretrain.ipynb #e8d6e074
-def epoch_line(row, epochs):
+# %% ../nbs/04_pretrain.ipynb #5257f568
+def epoch_line(row, epochs):   # a row of metrics.csv as a dictionary; epochs of the whole run
     "One epoch as a line of text."
     knn = f"kNN {row['val_knn']:6.2%}  " if "val_knn" in row else ""
     return (f"epoch {row['epoch']:>3}/{epochs}  loss {row['loss']:.4f}  top-1 {row['top1']:6.2%}  {knn}"
@@ -135,14 +135,14 @@ class ImagesPerSecondBar(pl.callbacks.TQDMProgressBar):
         metrics, rate = super().get_metrics(trainer, module), self.train_progress_bar.format_dict["rate"] or 0
         return {k: v for k, v in metrics.items() if "_step" in k} | {"images/s": f"{rate * trainer.train_dataloader.batch_size:,.0f}"}
 
-# %% ../nbs/04_pretrain.ipynb #d72ae227
-def peak_lr(config):
+# %% ../nbs/04_pretrain.ipynb #bb11a315
+def peak_lr(config):   # arguments of `pretrain`
     "The scaled learning rate of a configuration."
     base = BASE_LR[config["optimizer"]] if config["learning_rate"] is None else config["learning_rate"]
     return scaled_lr(base, config["batch_size"], config["lr_scaling_method"])
 
-def build_module(config:dict, images)->SimCLR:
-    "The Lightning module that a configuration (the arguments of `pretrain`) describes, for these `Images`."
+def build_module(config:dict, images)->SimCLR:   # arguments of `pretrain`, and `Images`
+    "The Lightning module that a configuration describes, for these images."
     c, size = config, images.image_size
     encoder = build_encoder(c["backbone"], images.channels, size, width=c["width"], mean=images.mean, std=images.std)
     model = SimCLRModel(encoder, c["hidden_dim"], c["projection_dim"]).to(memory_format=torch.channels_last)
@@ -160,7 +160,7 @@ class WholeFile(pl.plugins.TorchCheckpointIO):
         os.replace(f"{path}.part", path)
     def load_checkpoint(self, path, map_location="cpu", **_): return torch.load(path, map_location, weights_only=True)
 
-def build_trainer(config:dict, images, folder)->tuple:   # the trainer and its EpochReport
+def build_trainer(config:dict, images, folder)->tuple:   # arguments of `pretrain`, `Images`, run folder; makes Trainer and EpochReport
     "Lightning's Trainer: a checkpoint an epoch with that epoch's row, TensorBoard where it is installed, bf16 where that is fast."
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     bar, accelerator = sys.stderr.isatty(), "cuda" if torch.cuda.is_available() else "cpu"
@@ -172,8 +172,8 @@ def build_trainer(config:dict, images, folder)->tuple:   # the trainer and its E
                       logger=logger, callbacks=[report, checkpoint] + [ImagesPerSecondBar()] * bar, plugins=[WholeFile()],
                       enable_progress_bar=bar, enable_model_summary=False, log_every_n_steps=10), report
 
-def fit(trainer, module, loader, checkpoint=None):
-    "Train, from a checkpoint where there is one. Ctrl-C raises KeyboardInterrupt, where Lightning exits and ignores every later Ctrl-C."
+def fit(trainer, module, loader, checkpoint=None):   # the file to go on from; one that does not exist is a fresh start
+    "Train. Ctrl-C raises KeyboardInterrupt, where Lightning exits and ignores every later Ctrl-C."
     handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(does not have many workers|isinstance.treespec|exists and is not empty).*")
@@ -181,8 +181,8 @@ def fit(trainer, module, loader, checkpoint=None):
         except SystemExit: signal.signal(signal.SIGINT, handler)
     if trainer.interrupted: raise KeyboardInterrupt
 
-# %% ../nbs/04_pretrain.ipynb #5706be4b
-def check_config(config:dict):
+# %% ../nbs/04_pretrain.ipynb #cf7bc55f
+def check_config(config:dict):   # arguments of `pretrain`
     "Raise ValueError that names the key out of range, before any data is read."
     for k, names in dict(backbone=BACKBONES, optimizer=BASE_LR, precision=("auto", "bf16", "fp32")).items():
         if config[k] not in names: raise ValueError(f"{k}={config[k]!r} is not one of {', '.join(names)}")
@@ -191,9 +191,8 @@ def check_config(config:dict):
               (0, huge): "eta_min weight_decay knn_every workers seed", (0, epochs if epochs > 1 else huge): "warmup_epochs",
               (0, 1): "flip_prob grey_prob blur_prob", (tiny, 1): "min_crop_scale", (0, 1 - tiny): "val_fraction",
               (0, 2): "jitter_strength", (0, 180): "rotate_degrees"}
-    for (low, high), keys in ranges.items():
-        for k in keys.split():
-            if config[k] is not None and not low <= config[k] <= high: raise ValueError(f"{k}={config[k]} must be from {low} to {high}")
+    for k, low, high in ((k, *limits) for limits, keys in ranges.items() for k in keys.split()):
+        if config[k] is not None and not low <= config[k] <= high: raise ValueError(f"{k}={config[k]} must be from {low} to {high}")
     if config["eta_min"] > (peak := peak_lr(config)): raise ValueError(f"eta_min={config['eta_min']} is above the peak rate, {peak:g}")
 
 def pretrain(

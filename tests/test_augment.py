@@ -50,7 +50,7 @@ def reference_box(h, w, scale, ratio, rng):
 def test_boxes_have_the_distribution_of_the_loop(h, w, scale):
     rng = np.random.default_rng(0)
     theirs = np.array([reference_box(h, w, scale, (3/4, 4/3), rng) for _ in range(4000)])
-    ours = draw_boxes(4000, h, w, scale, generator=seeded(0)).numpy()
+    ours = draw_boxes(4000, h, w, scale, generator=seeded(0)).double().numpy()    # ratios tie with NumPy's
     for k in range(4): assert ks_2samp(ours[:, k], theirs[:, k]).statistic < KS, k
     assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).statistic < KS
     assert ks_2samp(ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]).statistic < KS
@@ -108,7 +108,7 @@ def test_blur_equals_torchvision(kernel):
     x, sigma = pictures().float() / 255, torch.linspace(0.1, 2, 12)
     b = blur_matrix(sigma, 32, kernel)
     for k in range(12):
-        assert worst(b[k] @ x[k] @ b[k].T, TF.gaussian_blur(x[k], kernel, sigma[k].item())) < 1e-6
+        assert worst(b[k] @ x[k] @ b[k].T, TF.gaussian_blur(x[k], kernel, sigma[k].item())) < 2e-6   # float32, 23 terms twice
 
 
 @pytest.mark.parametrize("size,kernel", [(32, 3), (64, 7), (96, 11)])
@@ -136,7 +136,8 @@ def test_blur_refuses_kernels_without_a_mirror(kernel):
 # ---- colour
 
 @pytest.mark.parametrize("factor", [0.0, 0.2, 0.6, 1.0, 1.4])
-@pytest.mark.parametrize("k,adjust,tolerance", [(0, TF.adjust_brightness, 1e-6), (1, TF.adjust_contrast, 1.1e-4), (2, TF.adjust_saturation, 1.1e-4)])
+@pytest.mark.parametrize("k,adjust,tolerance", [   # torchvision's grey weights sum to 0.9999, ours to 1
+    (0, TF.adjust_brightness, 1e-6), (1, TF.adjust_contrast, 1.1e-4), (2, TF.adjust_saturation, 1.1e-4)])
 def test_jitter_equals_torchvision(k, adjust, tolerance, factor):
     x, jitter = pictures(), STILL.repeat(12, 1)
     jitter[:, k] = factor
@@ -187,12 +188,12 @@ def test_order_is_followed_for_each_image():
     x = pictures(24).double().numpy() / 255
     b, c, s, turn = 1.2, 0.7, 1.3, 0.08
     luma, hue = np.array([0.2989, 0.587, 0.114]) / 0.9999, hue_matrix(torch.tensor([turn]))[0].double().numpy()
+    steps = [lambda y: b * y, lambda y: c * y + (1 - c) * (luma @ y).mean(), lambda y: s * y + (1 - s) * (luma @ y), lambda y: hue @ y]
     m, o = colour_matrix(torch.tensor(x.mean((2, 3))).float(), torch.tensor([[b, c, s, turn]]).repeat(24, 1), torch.tensor(orders),
                          torch.zeros(24, dtype=torch.bool))
     for k, order in enumerate(orders):
         y = x[k].reshape(3, -1)
-        for step in order:
-            y = [lambda y: b * y, lambda y: c * y + (1 - c) * (luma @ y).mean(), lambda y: s * y + (1 - s) * (luma @ y), lambda y: hue @ y][step](y)
+        for step in order: y = steps[step](y)
         assert np.abs(m[k].double().numpy() @ x[k].reshape(3, -1) + o[k].double().numpy() - y).max() < 1e-6
 
 
@@ -296,7 +297,8 @@ def test_each_image_has_its_own_draw_and_a_seed_repeats_it():
 def test_view_k_of_both_shows_image_k():
     "Pictures of one flat level each: without jitter the level survives every crop, so rows must match."
     x = (torch.arange(10) * 20 + 5).byte().view(10, 1, 1, 1).expand(10, 3, 16, 16)
-    for v in SimCLRAugment(8, jitter_prob=0, grey_prob=0, blur_prob=0.5, rotate_degrees=20)(x): assert worst((v + 1) / 2, x[:, :, :8, :8] / 255) < 1e-5
+    a = SimCLRAugment(8, jitter_prob=0, grey_prob=0, blur_prob=0.5, rotate_degrees=20)
+    for v in a(x): assert worst((v + 1) / 2, x[:, :, :8, :8] / 255) < 1e-5
 
 
 # ---- the module as a whole
@@ -314,7 +316,8 @@ def test_normalisation_is_per_channel():
     assert worst(SimCLRAugment(32, mean, std, **off)(x)[0], TF.normalize(x / 255, mean, std)) < 1e-5
 
 
-@pytest.mark.parametrize("settings", [{}, dict(jitter_strength=2, jitter_prob=1), dict(blur_prob=1, rotate_degrees=180), dict(crop_scale=(0.001, 0.01))])
+@pytest.mark.parametrize("settings", [{}, dict(jitter_strength=2, jitter_prob=1), dict(blur_prob=1, rotate_degrees=180),
+                                      dict(crop_scale=(0.001, 0.01))])
 @pytest.mark.parametrize("size,h,w", [(1, 32, 32), (8, 32, 32), (48, 20, 33), (2, 1, 1), (16, 5, 64)])
 def test_views_are_finite_and_in_range_at_any_size(settings, size, h, w):
     a, x = SimCLRAugment(size, **settings), torch.randint(0, 256, (16, 3, h, w), dtype=torch.uint8, generator=seeded(0))
@@ -345,10 +348,12 @@ def test_a_gpu_gives_the_views_of_the_cpu():
     (dict(crop_scale=(0, 1)), "crop_scale"), (dict(crop_scale=(0.5, 0.4)), "crop_scale"), (dict(crop_scale=(0.5, 1.01)), "crop_scale"),
     (dict(crop_scale=0.2), "crop_scale"), (dict(crop_scale=(0.2,)), "crop_scale"), (dict(crop_scale=(math.nan, 1)), "crop_scale"),
     (dict(crop_ratio=(0, 1)), "crop_ratio"), (dict(crop_ratio=(2, 1)), "crop_ratio"), (dict(crop_ratio=(1, math.inf)), "crop_ratio"),
-    (dict(flip_prob=-0.1), "flip_prob"), (dict(flip_prob=1.1), "flip_prob"), (dict(jitter_prob=2), "jitter_prob"), (dict(grey_prob=math.nan), "grey_prob"),
-    (dict(blur_prob=-1), "blur_prob"), (dict(jitter_strength=-0.1), "jitter_strength"), (dict(jitter_strength=2.1), "jitter_strength"),
+    (dict(flip_prob=-0.1), "flip_prob"), (dict(flip_prob=1.1), "flip_prob"), (dict(jitter_prob=2), "jitter_prob"),
+    (dict(grey_prob=math.nan), "grey_prob"), (dict(blur_prob=-1), "blur_prob"),
+    (dict(jitter_strength=-0.1), "jitter_strength"), (dict(jitter_strength=2.1), "jitter_strength"),
     (dict(rotate_degrees=-1), "rotate_degrees"), (dict(rotate_degrees=181), "rotate_degrees"),
-    (dict(mean=(0.5, 0.5), std=(0.5, 0.5)), "1 or 3"), (dict(mean=(0.5,)), "1 or 3"), (dict(std=(0.5, 0, 0.5)), "above 0"), (dict(std=(1, -1, 1)), "above 0")])
+    (dict(mean=(0.5, 0.5), std=(0.5, 0.5)), "1 or 3"), (dict(mean=(0.5,)), "1 or 3"), (dict(std=(0.5, 0, 0.5)), "above 0"),
+    (dict(std=(1, -1, 1)), "above 0")])
 def test_bad_settings_are_named(change, word):
     with pytest.raises(ValueError, match=word): SimCLRAugment(**{"image_size": 32, **change})
 

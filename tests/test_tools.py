@@ -30,7 +30,7 @@ def shown(data): return new_output("display_data", data)
     (new_code_cell("print(1)", outputs=[new_output("stream", text="1\n")]), "```python\nprint(1)\n```\n\n```text\n1\n```"),
     (new_code_cell("1", outputs=[new_output("execute_result", {"text/plain": "1"})]), "```python\n1\n```\n\n```text\n1\n```"),
     (new_code_cell("#| echo: false\nt", outputs=[shown({"text/markdown": "| a |\n|---|", "text/plain": "<Markdown>"})]), "| a |\n|---|"),
-    (new_code_cell("#| echo: false\nf", outputs=[shown(FIGURE)]), "*Figure: Loss  falls*"),
+    (new_code_cell("#| echo: false\nf", outputs=[shown(FIGURE)]), "*Figure: Loss falls*"),
     (new_code_cell("#| echo: false\n#| fig-alt: 'Two bars'\nf", outputs=[shown(FIGURE)]), "*Figure: Two bars*"),
     (new_code_cell("#| output: false\nf", outputs=[shown(FIGURE)]), "```python\nf\n```"),
     (new_code_cell("#| code-fold: true\nx"), "<details><summary>Code</summary>\n\n```python\nx\n```\n\n</details>"),

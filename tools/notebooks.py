@@ -47,7 +47,8 @@ def execute(path, folder=None):
         if cell.cell_type == "code":
             if directives(cell.source).get("eval") == "false": cell.source = ""
             else: cell.outputs = []
-    client = NotebookClient(nb, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder or Path(path).parent)}})
+    where = {"metadata": {"path": str(folder or Path(path).parent)}}
+    client = NotebookClient(nb, timeout=CELL_SECONDS, kernel_name="python3", resources=where)
     start = time.perf_counter()
     client.execute(env=offline_env())
     seconds = time.perf_counter() - start

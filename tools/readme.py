@@ -27,7 +27,7 @@ def fence(text, language=""):
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
 
-def plain(text): return html.unescape(re.sub(r"<[^>]+>", " ", text)).strip()
+def plain(text): return html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"<br ?/?>", " ", text))).strip()
 
 
 def figure_line(figure, marks):
