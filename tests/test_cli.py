@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from simclr import cli
+from simclr.model import load_encoder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -222,7 +223,7 @@ def test_interrupt_resume_and_embed(tmp_path):
     done = shell(f"embed {run} --images album --out h.npz", tmp_path)
     assert (done.returncode, done.stdout) == (0, "h.npz\n")
     saved = np.load(tmp_path / "h.npz")
-    assert saved["h"].shape == (3, 32) and saved["h"].dtype == np.float32 and [Path(p).name for p in saved["paths"]] == ["0.png", "1.png", "2.png"]
+    assert saved["h"].shape == (3, load_encoder(tmp_path / run).feature_dim) and saved["h"].dtype == np.float32 and [Path(p).name for p in saved["paths"]] == ["0.png", "1.png", "2.png"]
 
 
 def test_sweep_figure_reads_json_and_writes_one_file(tmp_path):

@@ -55,7 +55,7 @@ def test_no_machine_paths(path):
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_opens_with_title_promise_and_colab_badge(path):
     first, *rest = [c.source for c in read(path).cells if c.cell_type == "markdown"]
-    assert re.match(r"# \S.*\n+> \S", first), "the first cell is '# Title' and '> promise'"
+    assert re.fullmatch(r"# \S.*\n+> \S.*\n*", first), "the first cell is '# Title' and '> promise', each on one line"
     url = f"https://colab.research.google.com/github/simclr-notebooks/simclr/blob/main/nbs/{path.name}"
     badge = f'<a href="{url}"><img src="colab-badge.svg" alt='
     assert any(badge in source for source in [first, *rest[:2]]), f"no Colab badge: {badge}…"

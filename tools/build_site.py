@@ -20,7 +20,8 @@ FIGURE = "application/vnd.plotly.v1+json"
 LOAD = '<script src="plotly.min.js" defer></script><script src="figures.js" defer></script>'
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 KATEX = re.compile(r'<(?:link|script)[^>]*katex[^>]*>(?:</script>)?')
-STORE = re.compile(r"\]\((\d+[a-z]*_\w+)\.ipynb")
+FONTS = re.compile(r'@import\s*(?:url\()?["\']?https?://fonts[^;]*;')
+LINK = re.compile(r"\]\((\d+[a-z]*_\w+)\.ipynb")
 
 
 def figure_html(figure, first):
@@ -55,7 +56,7 @@ def stage(processed, folder):
     extra = yaml.safe_load((folder / "nbdev.yml").read_text(encoding="utf-8"))
     site_url = extra["website"]["site-url"] + "/"
     for path in folder.glob("*.ipynb"):
-        text = STORE.sub(lambda m: f"]({page_name(m.group(1))}.ipynb", path.read_text(encoding="utf-8").replace(site_url, ""))
+        text = LINK.sub(lambda m: f"]({page_name(m.group(1))}.ipynb", path.read_text(encoding="utf-8").replace(site_url, ""))
         path.unlink()
         (folder / f"{page_name(path.stem)}.ipynb").write_text(text, encoding="utf-8")
     for key in ("metadata-files", "bibliography", "link-citations"): config.pop(key, None)
@@ -87,8 +88,10 @@ def render_with_smalldocs(processed):
     folder = processed / ".staged"
     stage(processed, folder)
     site = build(folder, quiet=True)
-    for warning in site.warnings: print(f"docs: {warning}", file=sys.stderr)
+    for warning in site.warnings:
+        if "output-file" not in warning: print(f"docs: {warning}", file=sys.stderr)
     for page in (folder / "_docs").rglob("*.html"): finish(page)
+    for style in (folder / "_docs").rglob("*.css"): style.write_text(FONTS.sub("", style.read_text(encoding="utf-8")), encoding="utf-8")
     return folder / "_docs"
 
 
