@@ -111,7 +111,7 @@ def main():
     warnings.filterwarnings("ignore")
     where = environment()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
-    if where["load"] > 0.5 * where["cores"]: print(f"note: load {where['load']}; on a busy machine slow candidates look slower than they are")
+    if where["load"] > 0.5 * where["cores"]: print("note: the machine is busy, and then slow candidates look slower than they are")
     results = []
     for n in args.sizes:
         skip = left_out(n)

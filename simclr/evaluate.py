@@ -9,7 +9,7 @@ __all__ = ['accuracy', 'knn_accuracy', 'fit_linear', 'LinearProbe', 'linear_prob
            'few_label_accuracy', 'crop_and_flip', 'score_on_test', 'score_table', 'mean_scores', 'evaluate_run',
            'embed_folder', 'embed']
 
-# %% ../nbs/05_evaluate.ipynb #ff5494f4
+# %% ../nbs/05_evaluate.ipynb #dbc1e66e
 import json, time
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .augment import SimCLRAugment
 from .data import FileImages, TensorImages, find_images, image_loader, load_images
 from .model import build_encoder, embed, knn_predict, load_encoder
-from .runs import environment, load_run, write_json
+from .runs import environment, load_run, whole_file, write_json
 _all_ = ["embed"]
 
 # %% ../nbs/05_evaluate.ipynb #3da13774
@@ -48,7 +48,7 @@ def knn_accuracy(
     """
     return accuracy(knn_predict(h_test, h_train, y_train, k, temperature), y_test)
 
-# %% ../nbs/05_evaluate.ipynb #c6d57d05
+# %% ../nbs/05_evaluate.ipynb #e7c0590b
 def fit_linear(
     h:Tensor,               # standardised features, (N, D)
     y:Tensor,               # class numbers, (N,)
@@ -63,7 +63,7 @@ def fit_linear(
     L = torch.linalg.cholesky(gram / classes + floor)                                      # (D, D)
     U = (layer.weight.detach() @ L).requires_grad_()                                       # (classes, D)
     weight = lambda: torch.linalg.solve_triangular(L, U, upper=False, left=False)
-    solver = torch.optim.LBFGS([U, layer.bias.requires_grad_()], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([U, layer.bias.requires_grad_()], max_iter=100, tolerance_change=1e-6, line_search_fn="strong_wolfe")
     def objective():
         solver.zero_grad()
         W = weight()
@@ -233,7 +233,7 @@ def evaluate_run(
     if echo: print(score_table(scores))
     return scores
 
-# %% ../nbs/05_evaluate.ipynb #ba3584fc
+# %% ../nbs/05_evaluate.ipynb #2b930063
 def embed_folder(
     run:str,                    # folder of a run, or an encoder file
     images:str|None=None,       # folder of your pictures, searched with its sub-folders
@@ -245,6 +245,6 @@ def embed_folder(
     encoder, paths = load_encoder(run, "cuda" if torch.cuda.is_available() else "cpu"), find_images(images)
     if not paths: raise ValueError(f"images={images}: no pictures there")
     files = FileImages(paths, torch.full((len(paths),), -1), encoder.config["image_size"], encoder.config["in_channels"])
-    h, part = embed(encoder, files, workers=workers if len(paths) > 1000 else 0), Path(f"{out}.part")
-    with open(part, "wb") as f: np.savez(f, h=h.cpu().numpy(), paths=np.array([str(p) for p in paths]))
-    return part.replace(out)
+    h = embed(encoder, files, workers=workers if len(paths) > 1000 else 0)
+    with whole_file(out) as part, open(part, "wb") as f: np.savez(f, h=h.cpu().numpy(), paths=np.array([str(p) for p in paths]))
+    return Path(out)

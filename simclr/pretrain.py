@@ -6,11 +6,11 @@ Docs: https://simclr-notebooks.github.io/simclr/pretrain.html.md"""
 
 # %% auto #0
 __all__ = ['BASE_LR', 'scaled_lr', 'warmup_cosine', 'decay_groups', 'build_optimizer', 'SimCLR', 'epoch_line', 'EpochReport',
-           'ImagesPerSecondBar', 'peak_lr', 'build_module', 'WholeFile', 'build_trainer', 'fit', 'check_config',
-           'pretrain']
+           'SpeedBar', 'peak_lr', 'build_module', 'WholeFile', 'build_trainer', 'fit', 'check_config', 'pretrain']
 
-# %% ../nbs/04_pretrain.ipynb #6597b623
+# %% ../nbs/04_pretrain.ipynb #1dd88794
 import importlib.util, logging, math, os, signal, sys, time, warnings
+from functools import partial
 from pathlib import Path
 from typing import Literal
 import pytorch_lightning as pl
@@ -99,7 +99,7 @@ class SimCLR(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, p.eta_min / p.lr))
         return [optimizer], [dict(scheduler=schedule, interval="step")]
 
-# %% ../nbs/04_pretrain.ipynb #5257f568
+# %% ../nbs/04_pretrain.ipynb #a254a182
 def epoch_line(row, epochs):   # a row of metrics.csv as a dictionary; epochs of the whole run
     "One epoch as a line of text."
     knn = f"kNN {row['val_knn']:6.2%}  " if "val_knn" in row else ""
@@ -127,15 +127,16 @@ class EpochReport(pl.Callback):
             module.log("val_knn", row["val_knn"])
         self.curve.append(row)
         if self.path: write_csv(self.curve, self.path)
-        if self.echo: getattr(trainer.progress_bar_callback, "print", print)(epoch_line(row, trainer.max_epochs), flush=True)
+        if self.echo: getattr(trainer.progress_bar_callback, "print", partial(print, flush=True))(epoch_line(row, trainer.max_epochs))
 
-class ImagesPerSecondBar(pl.callbacks.TQDMProgressBar):
+class SpeedBar(pl.callbacks.TQDMProgressBar):
     "Lightning's progress bar with images per second beside the loss and the top-1 accuracy."
     def get_metrics(self, trainer, module):
-        metrics, rate = super().get_metrics(trainer, module), self.train_progress_bar.format_dict["rate"] or 0
-        return {k: v for k, v in metrics.items() if "_step" in k} | {"images/s": f"{rate * trainer.train_dataloader.batch_size:,.0f}"}
+        metrics, done = super().get_metrics(trainer, module), self.train_progress_bar.format_dict
+        rate = done["n"] * trainer.train_dataloader.batch_size / max(done["elapsed"], 1e-9)
+        return {k: v for k, v in metrics.items() if "_step" in k} | {"images/s": f"{rate:,.0f}"}
 
-# %% ../nbs/04_pretrain.ipynb #bb11a315
+# %% ../nbs/04_pretrain.ipynb #6150f3df
 def peak_lr(config):   # arguments of `pretrain`
     "The scaled learning rate of a configuration."
     base = BASE_LR[config["optimizer"]] if config["learning_rate"] is None else config["learning_rate"]
@@ -147,10 +148,9 @@ def build_module(config:dict, images)->SimCLR:   # arguments of `pretrain`, and 
     encoder = build_encoder(c["backbone"], images.channels, size, width=c["width"], mean=images.mean, std=images.std)
     model = SimCLRModel(encoder, c["hidden_dim"], c["projection_dim"]).to(memory_format=torch.channels_last)
     if c["compile"]: model.compile()
-    augment = SimCLRAugment(size, images.mean, images.std, (c["min_crop_scale"], 1.0),
-                            **{k: c[k] for k in ("flip_prob", "jitter_strength", "grey_prob", "blur_prob", "rotate_degrees")})
-    rest = {k: c[k] for k in ("temperature", "optimizer", "weight_decay", "warmup_epochs", "eta_min", "seed")}
-    return SimCLR(model, augment, lr=peak_lr(c), **rest)
+    aug = SimCLRAugment(size, images.mean, images.std, (c["min_crop_scale"], 1.0),
+                        **{k: c[k] for k in ("flip_prob", "jitter_strength", "grey_prob", "blur_prob", "rotate_degrees")})
+    return SimCLR(model, aug, c["temperature"], c["optimizer"], peak_lr(c), c["weight_decay"], c["warmup_epochs"], c["eta_min"], c["seed"])
 
 class WholeFile(pl.plugins.TorchCheckpointIO):
     "A checkpoint is written beside its place and renamed: whole or not at all, on any disk. Reading it runs no code from it."
@@ -163,13 +163,13 @@ class WholeFile(pl.plugins.TorchCheckpointIO):
 def build_trainer(config:dict, images, folder)->tuple:   # arguments of `pretrain`, `Images`, run folder; makes Trainer and EpochReport
     "Lightning's Trainer: a checkpoint an epoch with that epoch's row, TensorBoard where it is installed, bf16 where that is fast."
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    bar, accelerator = sys.stderr.isatty(), "cuda" if torch.cuda.is_available() else "cpu"
-    report = EpochReport(images, folder / "metrics.csv", config["knn_every"], config["echo"])
+    bar, report = sys.stderr.isatty(), EpochReport(images, folder / "metrics.csv", config["knn_every"], config["echo"])
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = pl.callbacks.ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
     fast = fast_precision(accelerator) == torch.bfloat16 if config["precision"] == "auto" else config["precision"] == "bf16"
     logger = pl.loggers.TensorBoardLogger(folder, name="", version="tensorboard") if importlib.util.find_spec("tensorboard") else False
     return pl.Trainer(max_epochs=config["epochs"], accelerator=accelerator, devices=1, precision="bf16-mixed" if fast else "32-true",
-                      logger=logger, callbacks=[report, checkpoint] + [ImagesPerSecondBar()] * bar, plugins=[WholeFile()],
+                      logger=logger, callbacks=[report, checkpoint] + [SpeedBar()] * bar, plugins=[WholeFile()],
                       enable_progress_bar=bar, enable_model_summary=False, log_every_n_steps=10), report
 
 def fit(trainer, module, loader, checkpoint=None):   # the file to go on from; one that does not exist is a fresh start

@@ -77,7 +77,7 @@ def imports_of(path):
             names = [source] if source != "simclr" else [f"simclr.{alias.name}" for alias in node.names]
         else: continue
         found |= {name.split(".")[1] for name in names if name.startswith("simclr.")}
-    return found
+    return {name for name in found if not name.startswith("__")}        # simclr.__version__ is no module
 
 
 @EACH_MODULE
@@ -146,6 +146,13 @@ def test_readme_is_made_from_the_tour():
     assert (ROOT / "nbs/index.ipynb").exists(), "nbs/index.ipynb is the source of README.md"
     written = (ROOT / "README.md").read_text(encoding="utf-8")
     assert written == readme(ROOT / "nbs/index.ipynb"), "run: make readme"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_local_links_lead_somewhere(name):
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M | re.S)
+    links = re.findall(r'(?:\]\(|(?:src|href)=")(?!https?:|#|mailto:|data:)([^)#"\s]+)', text)
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_site_lists_every_notebook_in_reading_order():

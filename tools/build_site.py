@@ -20,7 +20,7 @@ FIGURE = "application/vnd.plotly.v1+json"
 LOAD = '<script src="plotly.min.js" defer></script><script src="figures.js" defer></script>'
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 KATEX = re.compile(r'<(?:link|script)[^>]*katex[^>]*>(?:</script>)?')
-FONTS = re.compile(r'@import\s*(?:url\()?["\']?https?://fonts[^;]*;')
+FONTS = re.compile(r"@import\s*url\(https?://[^)]*\)\s*;")            # the themes' web fonts; the fallback is the reader's own
 LINK = re.compile(r"\]\((\d+[a-z]*_\w+)\.ipynb")
 
 
