@@ -26,8 +26,10 @@ from jsonargparse import ArgumentParser
 
 from . import __version__
 
-# %% ../nbs/20_cli.ipynb #747a705d
-def comment(line:str)->str: return line.split("#", 1)[1].strip() if "#" in line else ""
+# %% ../nbs/20_cli.ipynb #23a1b061
+def comment(line:str)->str:
+    "What stands behind the # of a line of source."
+    return line.split("#", 1)[1].strip() if "#" in line else ""
 
 def light_copy(
     target:str,    # module:function, for example simclr.loss:loss_bounds

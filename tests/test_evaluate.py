@@ -17,7 +17,7 @@ from torch import nn
 import simclr
 from simclr import evaluate as ev
 from simclr.data import FileImages, Images, TensorImages, load_images
-from simclr.evaluate import (LinearProbe, accuracy, crop_and_flip, embed, embed_folder, evaluate_run, few_label_accuracy, fit_linear, knn_accuracy,
+from simclr.evaluate import (LinearProbe, crop_and_flip, embed, embed_folder, evaluate_run, few_label_accuracy, fit_linear, knn_accuracy,
                              linear_probe, mean_scores, pixel_features, random_encoder, score_on_test, score_table)
 from simclr.model import SimCLRModel, build_encoder, save_encoder
 

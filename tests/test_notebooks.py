@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from notebooks import WIDGET, cleaned, directives, execute, notebooks, offline_env
+from notebooks import WIDGET, cleaned, coalesced, directives, execute, notebooks, offline_env
 
 NOTEBOOKS = [pytest.param(p, id=p.stem) for p in notebooks()]
 MACHINE_PATH = re.compile(r"(?<![\w.~>-])/(?:work|root|home|Users|tmp)(?:/[\w.]|\b(?=[\"'\s]))")
@@ -23,7 +23,9 @@ def code_cells(nb): return [c for c in nb.cells if c.cell_type == "code"]
 def outputs(nb): return [(i, o) for i, c in enumerate(nb.cells) for o in c.get("outputs", [])]
 
 
-def kinds(cell): return [o.get("name") or sorted(set(o.get("data", {})) - {WIDGET}) or o.output_type for o in cell.outputs]
+def kinds(cell):
+    "What each output is, runs of one stream counted once."
+    return [o.get("name") or sorted(set(o.get("data", {})) - {WIDGET}) or o["output_type"] for o in coalesced(cell.outputs)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
@@ -76,6 +78,11 @@ def test_offline_means_offline(host):
     code = f"import socket; socket.create_connection(({host!r}, 80), timeout=5)"
     done = subprocess.run([sys.executable, "-c", code], env=offline_env(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "network is switched off" in done.stderr
+
+
+def test_a_stream_cut_in_pieces_is_one_stream():
+    out, err = (dict(output_type="stream", name=name, text=["a\n", "b"]) for name in ("stdout", "stderr"))
+    assert [(o["name"], o["text"]) for o in coalesced([out, out, err])] == [("stdout", ["a\n", "ba\n", "b"]), ("stderr", ["a\n", "b"])]
 
 
 def test_directives_are_read_like_quarto():

@@ -181,7 +181,7 @@ def test_cells_are_short(path):
 
 @EACH_NOTEBOOK
 def test_cell_lines_are_not_wide(path):
-    assert not [line for source in code_cells(path) for line in source.splitlines() if len(line) > 140]
+    assert not [line for source in code_cells(path) for line in source.splitlines() if len(line) > 165]
 
 
 @EACH_NOTEBOOK

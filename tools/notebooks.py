@@ -48,7 +48,7 @@ def execute(path, folder=None):
             if directives(cell.source).get("eval") == "false": cell.source = ""
             else: cell.outputs = []
     where = {"metadata": {"path": str(folder or Path(path).parent)}}
-    client = NotebookClient(nb, timeout=CELL_SECONDS, kernel_name="python3", resources=where)
+    client = NotebookClient(nb, timeout=CELL_SECONDS, kernel_name="python3", resources=where, coalesce_streams=True)
     start = time.perf_counter()
     client.execute(env=offline_env())
     seconds = time.perf_counter() - start
@@ -56,12 +56,29 @@ def execute(path, folder=None):
     return nb, seconds
 
 
+def coalesced(outputs):
+    "Outputs in which neighbours of one stream are one: where the kernel cut a stream is a matter of timing."
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output["output_type"] == last.get("output_type") == "stream" and output["name"] == last["name"]:
+            last["text"] = text(last["text"]) + text(output["text"])
+        else: joined.append(copy.deepcopy(output))
+    for output in joined:
+        if output["output_type"] == "stream": output["text"] = text(output["text"]).splitlines(True)
+    return joined
+
+
+def text(value): return "".join(value)
+
+
 def cleaned(nb):
-    "The text of a notebook without execution counts, widget state and metadata: what nbdev-clean writes, less the widgets."
+    "The text of a notebook without execution counts, widget state and metadata, streams in one piece; nbdev-clean agrees."
     nb = dict2nb(copy.deepcopy(dict(nb)))
     clean_nb(nb)
     nb["metadata"].pop("widgets", None)
     for cell in nb["cells"]:
+        if "outputs" in cell: cell["outputs"] = coalesced(cell["outputs"])
         for output in cell.get("outputs", []): output.get("data", {}).pop(WIDGET, None)
     return nb2str(nb)
 
@@ -73,9 +90,9 @@ def main():
     args = parser.parse_args()
     for path in args.notebooks:
         nb, seconds = (nbformat.read(path, 4), None) if args.clean else execute(path)
-        text = cleaned(nb)
-        if seconds is not None: print(f"{path}: {seconds:.1f} s, {len(text) // 1000} kB", flush=True)
-        if text != path.read_text(encoding="utf-8"): path.write_text(text, encoding="utf-8")
+        new = cleaned(nb)
+        if seconds is not None: print(f"{path}: {seconds:.1f} s, {len(new) // 1000} kB", flush=True)
+        if new != path.read_text(encoding="utf-8"): path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__": sys.exit(main())
