@@ -26,8 +26,8 @@ from jsonargparse import ArgumentParser
 
 from . import __version__
 
-# %% ../nbs/20_cli.ipynb #23a1b061
-def comment(line:str)->str:
+# %% ../nbs/20_cli.ipynb #c0fe7f96
+def comment(line:str)->str:   # one line of source
     "What stands behind the # of a line of source."
     return line.split("#", 1)[1].strip() if "#" in line else ""
 
