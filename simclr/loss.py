@@ -1,5 +1,4 @@
-"""Name your partner among 2*N* − 1 others: one loss derived three ways, with its gradient, its floor, its temperature and its classic
-bugs.
+"""Name your partner among 2*N* − 1 others: one loss, derived three ways, with its gradient, floor, temperature and classic bugs.
 
 Docs: https://simclr-notebooks.github.io/simclr/loss.html.md"""
 

@@ -8,8 +8,8 @@ Docs: https://simclr-notebooks.github.io/simclr/pretrain.html.md"""
 __all__ = ['BASE_LR', 'scaled_lr', 'warmup_cosine', 'decay_groups', 'build_optimizer', 'SimCLR', 'epoch_line', 'EpochReport',
            'SpeedBar', 'peak_lr', 'build_module', 'WholeFile', 'build_trainer', 'fit', 'check_config', 'pretrain']
 
-# %% ../nbs/04_pretrain.ipynb #1dd88794
-import importlib.util, logging, math, os, signal, sys, time, warnings
+# %% ../nbs/04_pretrain.ipynb #207fcf5b
+import importlib.util, logging, math, os, sys, time, warnings
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -76,7 +76,7 @@ def build_optimizer(name, model, lr, weight_decay):    # lars, sgd or adamw; lr 
     if name == "adamw": return torch.optim.AdamW([weights, rest], lr=lr)
     raise ValueError(f"optimizer={name!r} is not one of {', '.join(BASE_LR)}")
 
-# %% ../nbs/04_pretrain.ipynb #6a424a13
+# %% ../nbs/04_pretrain.ipynb #15dec9f3
 class SimCLR(pl.LightningModule):
     "SimCLR (Chen et al. 2020, Algorithm 1), both views in one forward pass. Arguments as of `pretrain`; lr is the peak, already scaled."
     def __init__(self, model:SimCLRModel, augment:SimCLRAugment, temperature:float=0.5, optimizer:str="lars", lr:float=0.6,
@@ -84,9 +84,10 @@ class SimCLR(pl.LightningModule):
         super().__init__()
         self.model, self.augment = model, augment
         self.save_hyperparameters(ignore=["model", "augment"])
+
     def training_step(self, batch, _):
         generator = torch.Generator().manual_seed((self.hparams.seed + 1000 * self.global_rank) * 1_000_003 + self.global_step)
-        with torch.autocast(self.device.type, enabled=False): views = torch.cat(self.augment(batch[0], generator))   # (2N, C, S, S)
+        views = torch.cat(self.augment(batch[0], generator))                                       # (2N, C, S, S)
         z1, z2 = self.model(views.contiguous(memory_format=torch.channels_last)).chunk(2)          # (N, projection_dim) each
         loss = nt_xent_loss(z1, z2, self.hparams.temperature, gather=True)
         if not torch.isfinite(loss): raise ValueError(f"the loss became {loss.item()} at step {self.global_step}: lower learning_rate")
@@ -136,7 +137,7 @@ class SpeedBar(pl.callbacks.TQDMProgressBar):
         rate = done["n"] * trainer.train_dataloader.batch_size / max(done["elapsed"], 1e-9)
         return {k: v for k, v in metrics.items() if "_step" in k} | {"images/s": f"{rate:,.0f}"}
 
-# %% ../nbs/04_pretrain.ipynb #6150f3df
+# %% ../nbs/04_pretrain.ipynb #a96724c1
 def peak_lr(config):   # arguments of `pretrain`
     "The scaled learning rate of a configuration."
     base = BASE_LR[config["optimizer"]] if config["learning_rate"] is None else config["learning_rate"]
@@ -173,12 +174,11 @@ def build_trainer(config:dict, images, folder)->tuple:   # arguments of `pretrai
                       enable_progress_bar=bar, enable_model_summary=False, log_every_n_steps=10), report
 
 def fit(trainer, module, loader, checkpoint=None):   # the file to go on from; one that does not exist is a fresh start
-    "Train. Ctrl-C raises KeyboardInterrupt, where Lightning exits and ignores every later Ctrl-C."
-    handler = signal.getsignal(signal.SIGINT)
+    "Train without Lightning's advice. Ctrl-C raises KeyboardInterrupt as everywhere else, where Lightning ends the process."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(does not have many workers|isinstance.treespec|exists and is not empty).*")
         try: trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint and Path(checkpoint).exists() else None)
-        except SystemExit: signal.signal(signal.SIGINT, handler)
+        except SystemExit: pass                          # Lightning's answer to Ctrl-C
     if trainer.interrupted: raise KeyboardInterrupt
 
 # %% ../nbs/04_pretrain.ipynb #cf7bc55f

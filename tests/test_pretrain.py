@@ -242,6 +242,17 @@ def test_the_seed_decides_the_run(finished, tmp_path):
     assert not equal(weights(finished), weights(train(tmp_path, seed=1)))
 
 
+def test_the_seed_decides_the_order_too(tmp_path, monkeypatch):
+    orders = []
+    def look(trainer, module, loader, checkpoint):
+        orders.append(list(loader.sampler))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(module_under_test, "fit", look)
+    for seed in (1, 1, 2):
+        with pytest.raises(KeyboardInterrupt): train(tmp_path, seed=seed, version=len(orders))
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_labels_do_not_reach_the_encoder(finished, digits, tmp_path, monkeypatch):
     g = torch.Generator().manual_seed(0)
     shuffled = {k: TensorImages(getattr(digits, k).x, getattr(digits, k).y[torch.randperm(len(getattr(digits, k)), generator=g)]) for k in ("train", "val")}
