@@ -84,7 +84,8 @@ def finish(page):
 
 
 def render_with_smalldocs(processed):
-    from smalldocs.site import build
+    try: from smalldocs.site import build
+    except ImportError: raise SystemExit("without Quarto the site needs Python 3.11 or newer") from None
     folder = processed / ".staged"
     stage(processed, folder)
     site = build(folder, quiet=True)
