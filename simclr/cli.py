@@ -215,7 +215,7 @@ def demo(
     print(f"{draw_sweep(mean, folder / 'sweep.html')}: accuracy against the number of labels")
     print(f"{folder / 'demo.json'}: the record of all of it")
 
-# %% ../nbs/20_cli.ipynb #d4906e8e
+# %% ../nbs/20_cli.ipynb #38150852
 def main(args:list=None)->None:   # of the command line; None for this process's own
     """Run a command. Bad input ends with exit code 2 and one line that names it; SIMCLR_DEBUG=1 shows the traceback instead.
 
@@ -239,7 +239,7 @@ def main(args:list=None)->None:   # of the command line; None for this process's
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as e:        # Lightning turns Ctrl-C into SystemExit
         if KeyboardInterrupt not in (type(e), type(e.__context__)): raise
-        print("simclr: stopped; `simclr pretrain … --resume` goes on from the last finished epoch", file=sys.stderr)
+        print("simclr: stopped; `simclr pretrain … --resume` goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 # %% ../nbs/20_cli.ipynb #acb39634

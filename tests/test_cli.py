@@ -206,7 +206,8 @@ def test_the_original_configuration_runs_with_overrides(tmp_path):
 
 def test_interrupt_resume_and_embed(tmp_path):
     start = subprocess.Popen([sys.executable, "-m", "simclr.cli", *f"{TINY} --epochs 20".split()], cwd=tmp_path, env=ENV,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a background shell would pass on "ignore"
     for epoch in (1, 2): assert start.stdout.readline().startswith(f"epoch   {epoch}/20")   # the checkpoint follows the line
     start.send_signal(signal.SIGINT)
     out, err = start.communicate()
