@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
+os.environ.setdefault("OMP_NUM_THREADS", "1")    # small nets gain nothing from more, and spinning threads stall on a shared machine
 BUILT = {".git", ".venv", "runs", "_docs", "_proc", "dist", "build", "__pycache__", ".ipynb_checkpoints"}
 BUILT |= {".pytest_cache", ".hypothesis", ".ruff_cache"}
 
