@@ -308,12 +308,13 @@ def test_what_is_chosen_does_not_depend_on_the_test_part():
 def test_score_on_test_finds_what_is_there_and_shuffling_hides_it():
     images = dataset(90)
     seen = score_on_test(pixel_features, images)
-    assert seen["linear"] == 1.0 and seen["knn"] > 0.9 and seen["features"] == 192
+    assert seen["linear"] == 1.0 and seen["features"] == 192    # kNN is left out: its cosine does not see brightness
     labels = lambda part: F.one_hot(part.y, 3).float()
     for crops in (None, dict(copies=4)):                   # labels of crops must be shuffled with those of their images
         hidden = [score_on_test(labels, images, (1,), crops, shuffle=True, seed=s)["linear"] for s in range(6)]
         assert np.mean(hidden) < 0.75, "true labels leak through"
-        assert score_on_test(labels, images, (1,), crops)["linear"] == 1.0
+        plain = score_on_test(labels, images, (1,), crops)
+        assert plain["linear"] == plain["knn"] == 1.0
 
 def test_score_on_test_leaves_out_counts_above_the_smallest_class_and_caps_k():
     score = score_on_test(pixel_features, dataset(6), per_class=(1, 2, 3, 20))
