@@ -262,7 +262,7 @@ def test_nothing_is_left_to_do(): assert not found(r"\bTODO\b|\bFIXME\b|\bXXX\b|
 
 
 def test_no_registry_hosts():
-    hosts = [".".join(parts.split()) for parts in ("pypi org", "pythonhosted org", "download pytorch org", "registry npmjs org", "npmjs com",
+    hosts = [".".join(parts.split()) for parts in ("pypi org", "python" "hosted org", "download pytorch org", "registry npmjs org", "npmjs com",
                                                   "conda anaconda org", "deb debian org")]
     assert not found("|".join(map(re.escape, hosts)))
 
