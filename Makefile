@@ -8,7 +8,7 @@ DEVELOPMENT := .venv/.development-ready
 METADATA    := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks docs bench readme export clean
+.PHONY: help demo test notebooks docs evidence bench readme export clean
 
 help:       ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */	/' | while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -19,8 +19,9 @@ demo: $(RUNTIME)           ## SimCLR on handwritten digits, from nothing to a me
 test: $(DEVELOPMENT)       ## every test: the library, its doctests, the notebooks, the wheel
 	$(BIN)/python -m pytest --doctest-modules simclr tests
 
-notebooks: $(DEVELOPMENT)  ## run every notebook in nbs/ without a network, save its outputs, check the result
+notebooks: $(DEVELOPMENT)  ## run every notebook in nbs/ without a network, save its outputs and pictures (Chromium draws them), check the result
 	$(BIN)/python tools/notebooks.py nbs/*.ipynb
+	$(BIN)/python tools/pictures.py nbs/*.ipynb
 	$(BIN)/python -m pytest -q tests/test_project.py tests/test_notebooks.py -k "not passes_offline"
 
 export: $(DEVELOPMENT)     ## write simclr/*.py from the notebooks
@@ -31,6 +32,10 @@ readme: $(DEVELOPMENT)     ## write README.md from nbs/index.ipynb
 
 docs: $(DEVELOPMENT)       ## build the site in _docs, with Quarto if it is installed, else without
 	$(BIN)/python tools/build_site.py
+
+evidence: $(DEVELOPMENT)   ## the runs behind the post-mortem and the ablations, some hours on two cores; what the records hold is not done again
+	$(BIN)/python bench/experiments.py why_80
+	$(BIN)/python bench/experiments.py ablations
 
 bench: $(DEVELOPMENT)      ## measure the loss against its peers, write results/bench-loss.json
 	$(BIN)/python bench/loss.py

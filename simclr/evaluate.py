@@ -9,8 +9,8 @@ __all__ = ['accuracy', 'knn_accuracy', 'fit_linear', 'LinearProbe', 'linear_prob
            'few_label_accuracy', 'crop_and_flip', 'score_on_test', 'score_table', 'mean_scores', 'evaluate_run',
            'embed_folder', 'embed']
 
-# %% ../nbs/05_evaluate.ipynb #dbc1e66e
-import json, time
+# %% ../nbs/05_evaluate.ipynb #684750cc
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from .augment import SimCLRAugment
 from .data import FileImages, TensorImages, find_images, image_loader, load_images
 from .model import build_encoder, embed, knn_predict, load_encoder
-from .runs import environment, load_run, whole_file, write_json
+from .runs import environment, load_run, read_record, whole_file, write_json
 _all_ = ["embed"]
 
-# %% ../nbs/05_evaluate.ipynb #3da13774
+# %% ../nbs/05_evaluate.ipynb #9e299893
 def accuracy(predicted, y)->float:   # class numbers, (N,) each
     "Share of the predictions that are right, 0 to 1."
     return (predicted == y.to(predicted.device)).float().mean().item()
-
 def _mean_sd(values)->dict: return dict(mean=float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
 
 def knn_accuracy(
@@ -74,11 +73,11 @@ def fit_linear(
     with torch.no_grad(): layer.weight.copy_(weight())
     return layer.requires_grad_(False)
 
-# %% ../nbs/05_evaluate.ipynb #7c9f1edc
+# %% ../nbs/05_evaluate.ipynb #761922b6
 class LinearProbe(NamedTuple):
     "A linear classifier on standardised features."
-    mean:Tensor           # of the training features, (D,)
-    std:Tensor            # likewise
+    mean:Tensor           # of the training features, (D,); and their deviation
+    std:Tensor
     layer:nn.Linear       # D to number of classes
     weight_decay:float    # chosen on held-out images
     val_accuracy:float    # with which it was chosen, 0 to 1
@@ -153,15 +152,16 @@ def crop_and_flip(
     crop = lambda x: augment.apply(x, augment.draw(len(x), *x.shape[-2:], generator).to(x.device))
     return TensorImages(torch.cat([(crop(part) * 255).round().byte() for part in x.split(2000)]), images.y.repeat(copies))
 
-# %% ../nbs/05_evaluate.ipynb #9301b7b5
+# %% ../nbs/05_evaluate.ipynb #3feba3ed
 def score_on_test(
     features,              # function from images to features (N, D)
     images,                # `Images` with labels
     per_class:tuple=(1, 5, 20),   # label counts of the sweep; those above the smallest class are left out
     crops:dict=None,       # copies, flip_prob, … of `crop_and_flip` for the probe; None for the images alone
+    classify=None,         # a trained classifier to score as well: function from features (N, D) to class numbers (N,)
     shuffle:bool=False,    # control: train labels in random order, so that nothing but chance is left
     seed:int=0,            # of the label draws, crops and order
-)->dict:                   # linear, linear_val, knn from 0 to 1; weight_decay, few_labels, features (their number)
+)->dict:                   # linear, linear_val, knn, and classifier from 0 to 1; weight_decay, few_labels, features (their number)
     "kNN, linear probe and few-label accuracy of some features. The only function here that reads the test set."
     parts = dict(train=images.train, val=images.val, test=images.test)
     for name, part in parts.items():
@@ -177,16 +177,18 @@ def score_on_test(
     probe = linear_probe(*map(torch.cat, zip(*fit)), h["val"], y["val"])
     known = (h["train"], y["train"], h["test"], y["test"])
     few = {n: few_label_accuracy(*known, n, seed=seed) for n in per_class if n <= y["train"].bincount().min()}
-    return dict(linear=accuracy(probe.predict(h["test"]), y["test"]), linear_val=probe.val_accuracy, weight_decay=probe.weight_decay,
-                knn=knn_accuracy(*known, k=min(20, len(h["train"]))), few_labels=few, features=h["train"].shape[1])
+    own = dict(classifier=accuracy(classify(h["test"]), y["test"])) if classify else {}
+    return own | dict(linear=accuracy(probe.predict(h["test"]), y["test"]), linear_val=probe.val_accuracy, few_labels=few,
+                      weight_decay=probe.weight_decay, knn=knn_accuracy(*known, k=min(20, len(h["train"]))), features=h["train"].shape[1])
 
-# %% ../nbs/05_evaluate.ipynb #d7c438ca
+# %% ../nbs/05_evaluate.ipynb #5afaaee5
 def score_table(scores:dict)->str:   # as `evaluate_run` or `mean_scores` returns them, or results.json holds them
     "Scores as a Markdown table, in percent; ± is one standard deviation over draws of the labels, or over seeds after `mean_scores`."
-    percent = lambda mean, sd=None: f"{mean:.1%}" + ("" if sd is None else f" ± {sd:.1%}")
-    labels = list(next(iter(scores.values()))["few_labels"])
-    head = ["features", "dim.", "linear probe", "kNN", *(f"{n} label{'s' * (int(n) > 1)}/class" for n in labels)]
-    rows = [[name, str(s["features"]), *(percent(s[k], s.get(f"{k}_sd")) for k in ("linear", "knn")),
+    percent = lambda mean, sd=None: "" if mean is None else f"{mean:.1%}" + ("" if sd is None else f" ± {sd:.1%}")
+    labels, kinds = list(next(iter(scores.values()))["few_labels"]), dict(classifier="classifier", linear="linear probe", knn="kNN")
+    kinds = {k: name for k, name in kinds.items() if any(k in s for s in scores.values())}
+    head = ["features", "dim.", *kinds.values(), *(f"{n} label{'s' * (int(n) > 1)}/class" for n in labels)]
+    rows = [[name, str(s["features"]), *(percent(s.get(k), s.get(f"{k}_sd")) for k in kinds),
              *(percent(s["few_labels"][n]["mean"], s["few_labels"][n]["sd"]) for n in labels)] for name, s in scores.items()]
     width = [max(map(len, column)) for column in zip(head, *rows)]
     lines = [head, ["-" * w for w in width], *rows]
@@ -197,14 +199,13 @@ def mean_scores(
 )->dict:         # the same shape: means over the seeds, with their standard deviations as linear_sd, knn_sd and sd
     "Average the scores of runs that differ in the seed alone."
     result = {}
-    for name in runs[0]:
-        s = [run[name] for run in runs]
+    for name, s in {name: [run[name] for run in runs] for name in runs[0]}.items():
         few = [{int(n): v["mean"] for n, v in x["few_labels"].items()} for x in s]         # keys are strings once read from JSON
         result[name] = dict(features=s[0]["features"], few_labels={n: _mean_sd([f[n] for f in few]) for n in few[0]})
-        for k in ("linear", "knn"): result[name][k], result[name][f"{k}_sd"] = _mean_sd([x[k] for x in s]).values()
+        for k in {"classifier", "linear", "knn"} & set(s[0]): result[name] |= zip((k, f"{k}_sd"), _mean_sd([x[k] for x in s]).values())
     return result
 
-# %% ../nbs/05_evaluate.ipynb #58e255c7
+# %% ../nbs/05_evaluate.ipynb #a8621426
 def evaluate_run(
     run:str,                     # folder of a finished pre-training run
     root:str|None=None,          # folder of images; null is the one the run was trained on
@@ -215,14 +216,13 @@ def evaluate_run(
     echo:bool=True,              # print the table
 )->dict:                         # scores of each kind of features, as added to the run's results.json
     "Score a frozen encoder on the test set (kNN, linear probe, few labels) beside controls, and add that to the run's results.json."
-    folder, start = Path(run), time.perf_counter()
-    if not (folder / "results.json").exists(): raise FileNotFoundError(f"{folder} is not a finished run: it has no results.json")
-    record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    config, encoder = record["config"], load_encoder(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    folder, record, start = Path(run), read_record(run), time.perf_counter()
+    if "label_fraction" in (config := record["config"]): raise ValueError(f"{folder} is no pre-training run; it has scored itself")
+    encoder = load_encoder(folder, "cuda" if torch.cuda.is_available() else "cpu")
     images = load_images(config["dataset"], root or config["root"], config["image_size"], config["val_fraction"])
     if not images.classes: raise ValueError(f"{root or config['root']} has no class sub-folders: without labels there is nothing to score")
-    wanted = {"SimCLR h": (encoder, {})}
-    if probe_copies: wanted["SimCLR h, probe on crops"] = (encoder, dict(crops=dict(copies=probe_copies, flip_prob=config["flip_prob"])))
+    crops = dict(crops=dict(copies=probe_copies, flip_prob=config["flip_prob"]))
+    wanted = {"SimCLR h": (encoder, {})} | ({"SimCLR h, probe on crops": (encoder, crops)} if probe_copies else {})
     if (folder / "checkpoints/last.ckpt").exists(): wanted["SimCLR z"] = (load_run(folder).to(encoder.mean.device), {})
     if controls: wanted |= {"pixels": (None, {}), "random encoder": (random_encoder(encoder, seed), {}),
                             "SimCLR h, shuffled labels": (encoder, dict(shuffle=True))}

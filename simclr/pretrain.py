@@ -8,7 +8,7 @@ Docs: https://simclr-notebooks.github.io/simclr/pretrain.html.md"""
 __all__ = ['BASE_LR', 'scaled_lr', 'warmup_cosine', 'decay_groups', 'build_optimizer', 'SimCLR', 'epoch_line', 'EpochReport',
            'SpeedBar', 'peak_lr', 'build_module', 'WholeFile', 'build_trainer', 'fit', 'check_config', 'pretrain']
 
-# %% ../nbs/04_pretrain.ipynb #207fcf5b
+# %% ../nbs/04_pretrain.ipynb #3dda5aac
 import importlib.util, logging, math, os, sys, time, warnings
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from .data import image_loader, load_images
 from .loss import contrastive_top1, nt_xent_loss
 from .model import BACKBONES, SimCLRModel, build_encoder, count_macs, count_parameters
 from .model import embed, fast_precision, knn_predict, save_encoder
-from .runs import environment, run_folder, write_csv, write_json
+from .runs import HUGE, TINY, check_ranges, environment, run_folder, write_csv, write_json
 
 # %% ../nbs/04_pretrain.ipynb #2803f361
 def scaled_lr(
@@ -76,9 +76,10 @@ def build_optimizer(name, model, lr, weight_decay):    # lars, sgd or adamw; lr 
     if name == "adamw": return torch.optim.AdamW([weights, rest], lr=lr)
     raise ValueError(f"optimizer={name!r} is not one of {', '.join(BASE_LR)}")
 
-# %% ../nbs/04_pretrain.ipynb #15dec9f3
+# %% ../nbs/04_pretrain.ipynb #062a5550
 class SimCLR(pl.LightningModule):
     "SimCLR (Chen et al. 2020, Algorithm 1), both views in one forward pass. Arguments as of `pretrain`; lr is the peak, already scaled."
+    loss = staticmethod(nt_xent_loss)      # an experiment may put another in its place
     def __init__(self, model:SimCLRModel, augment:SimCLRAugment, temperature:float=0.5, optimizer:str="lars", lr:float=0.6,
                  weight_decay:float=1e-6, warmup_epochs:float=10.0, eta_min:float=0.0, seed:int=42):
         super().__init__()
@@ -89,7 +90,7 @@ class SimCLR(pl.LightningModule):
         generator = torch.Generator().manual_seed((self.hparams.seed + 1000 * self.global_rank) * 1_000_003 + self.global_step)
         views = torch.cat(self.augment(batch[0], generator))                                       # (2N, C, S, S)
         z1, z2 = self.model(views.contiguous(memory_format=torch.channels_last)).chunk(2)          # (N, projection_dim) each
-        loss = nt_xent_loss(z1, z2, self.hparams.temperature, gather=True)
+        loss = self.loss(z1, z2, self.hparams.temperature, gather=True)
         if not torch.isfinite(loss): raise ValueError(f"the loss became {loss.item()} at step {self.global_step}: lower learning_rate")
         self.log_dict(dict(loss=loss, top1=contrastive_top1(z1, z2)), on_step=True, on_epoch=True, prog_bar=True)
         return loss
@@ -100,12 +101,13 @@ class SimCLR(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, p.eta_min / p.lr))
         return [optimizer], [dict(scheduler=schedule, interval="step")]
 
-# %% ../nbs/04_pretrain.ipynb #a254a182
+# %% ../nbs/04_pretrain.ipynb #1411c2cf
 def epoch_line(row, epochs):   # a row of metrics.csv as a dictionary; epochs of the whole run
     "One epoch as a line of text."
-    knn = f"kNN {row['val_knn']:6.2%}  " if "val_knn" in row else ""
-    return (f"epoch {row['epoch']:>3}/{epochs}  loss {row['loss']:.4f}  top-1 {row['top1']:6.2%}  {knn}"
-            f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s")
+    names = dict(top1="top-1", accuracy="accuracy", val_accuracy="held-out", val_knn="kNN")
+    shares = "  ".join(f"{name} {row[k]:6.2%}" for k, name in names.items() if k in row)
+    speed = f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
+    return f"epoch {row['epoch']:>3}/{epochs}  loss {row['loss']:.4f}  {shares}  {speed}"
 
 class EpochReport(pl.Callback):
     "After each epoch: kNN accuracy on `images.val` (votes: up to `max_keys` of `images.train`), a row in metrics.csv, a line of print."
@@ -119,14 +121,14 @@ class EpochReport(pl.Callback):
     def knn(self, encoder):
         h, keys = embed(encoder, self.val), embed(encoder, self.keys)
         return (knn_predict(h, keys, self.keys.y.to(h.device), min(20, len(keys))) == self.val.y.to(h.device)).float().mean().item()
+    def held_out(self, module, epoch, epochs):         # what held-out images say, for the row
+        return dict(val_knn=self.knn(module.model.encoder)) if self.knn_every and (epoch % self.knn_every == 0 or epoch == epochs) else {}
     def on_train_epoch_end(self, trainer, module):
-        row = dict(epoch=trainer.current_epoch + 1, **{k: trainer.callback_metrics[f"{k}_epoch"].item() for k in ("loss", "top1")})
+        means = {k[:-6]: v.item() for k, v in trainer.callback_metrics.items() if k.endswith("_epoch")}
         seconds, seen = time.perf_counter() - self.start, trainer.num_training_batches * trainer.train_dataloader.batch_size
-        row |= dict(images_per_second=round(seen / seconds, 1), seconds=round(seconds, 2))
-        if self.knn_every and (row["epoch"] % self.knn_every == 0 or row["epoch"] == trainer.max_epochs):
-            row["val_knn"] = self.knn(module.model.encoder)
-            module.log("val_knn", row["val_knn"])
-        self.curve.append(row)
+        found = self.held_out(module, epoch := trainer.current_epoch + 1, trainer.max_epochs)
+        self.curve.append(row := dict(epoch=epoch, **means, images_per_second=round(seen / seconds, 1), seconds=round(seconds, 2), **found))
+        module.log_dict(found)
         if self.path: write_csv(self.curve, self.path)
         if self.echo: getattr(trainer.progress_bar_callback, "print", partial(print, flush=True))(epoch_line(row, trainer.max_epochs))
 
@@ -137,7 +139,7 @@ class SpeedBar(pl.callbacks.TQDMProgressBar):
         rate = done["n"] * trainer.train_dataloader.batch_size / max(done["elapsed"], 1e-9)
         return {k: v for k, v in metrics.items() if "_step" in k} | {"images/s": f"{rate:,.0f}"}
 
-# %% ../nbs/04_pretrain.ipynb #a96724c1
+# %% ../nbs/04_pretrain.ipynb #a4101162
 def peak_lr(config):   # arguments of `pretrain`
     "The scaled learning rate of a configuration."
     base = BASE_LR[config["optimizer"]] if config["learning_rate"] is None else config["learning_rate"]
@@ -161,10 +163,10 @@ class WholeFile(pl.plugins.TorchCheckpointIO):
         os.replace(f"{path}.part", path)
     def load_checkpoint(self, path, map_location="cpu", **_): return torch.load(path, map_location, weights_only=True)
 
-def build_trainer(config:dict, images, folder)->tuple:   # arguments of `pretrain`, `Images`, run folder; makes Trainer and EpochReport
+def build_trainer(config:dict, images, folder, report=None)->tuple:   # arguments of `pretrain`, `Images`, run folder; Trainer and report
     "Lightning's Trainer: a checkpoint an epoch with that epoch's row, TensorBoard where it is installed, bf16 where that is fast."
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    bar, report = sys.stderr.isatty(), EpochReport(images, folder / "metrics.csv", config["knn_every"], config["echo"])
+    bar, report = sys.stderr.isatty(), report or EpochReport(images, folder / "metrics.csv", config["knn_every"], config["echo"])
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = pl.callbacks.ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
     fast = fast_precision(accelerator) == torch.bfloat16 if config["precision"] == "auto" else config["precision"] == "bf16"
@@ -176,23 +178,21 @@ def build_trainer(config:dict, images, folder)->tuple:   # arguments of `pretrai
 def fit(trainer, module, loader, checkpoint=None):   # the file to go on from; one that does not exist is a fresh start
     "Train without Lightning's advice. Ctrl-C raises KeyboardInterrupt as everywhere else, where Lightning ends the process."
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(does not have many workers|isinstance.treespec|exists and is not empty).*")
+        warnings.filterwarnings("ignore", ".*(not have many workers|isinstance.treespec|exists and is not empty|in eval mode at the).*")
         try: trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint and Path(checkpoint).exists() else None)
         except SystemExit: pass                          # Lightning's answer to Ctrl-C
     if trainer.interrupted: raise KeyboardInterrupt
 
-# %% ../nbs/04_pretrain.ipynb #cf7bc55f
+# %% ../nbs/04_pretrain.ipynb #a83bb839
 def check_config(config:dict):   # arguments of `pretrain`
     "Raise ValueError that names the key out of range, before any data is read."
     for k, names in dict(backbone=BACKBONES, optimizer=BASE_LR, precision=("auto", "bf16", "fp32")).items():
         if config[k] not in names: raise ValueError(f"{k}={config[k]!r} is not one of {', '.join(names)}")
-    tiny, huge, epochs = 1e-9, 1e12, config["epochs"]
-    ranges = {(1, huge): "epochs width hidden_dim projection_dim", (2, huge): "batch_size", (tiny, huge): "temperature learning_rate",
-              (0, huge): "eta_min weight_decay knn_every workers seed", (0, epochs if epochs > 1 else huge): "warmup_epochs",
-              (0, 1): "flip_prob grey_prob blur_prob", (tiny, 1): "min_crop_scale", (0, 1 - tiny): "val_fraction",
-              (0, 2): "jitter_strength", (0, 180): "rotate_degrees"}
-    for k, low, high in ((k, *limits) for limits, keys in ranges.items() for k in keys.split()):
-        if config[k] is not None and not low <= config[k] <= high: raise ValueError(f"{k}={config[k]} must be from {low} to {high}")
+    most = config["epochs"] if config["epochs"] > 1 else HUGE
+    check_ranges(config, {
+        (1, HUGE): "epochs width hidden_dim projection_dim", (2, HUGE): "batch_size", (TINY, HUGE): "temperature learning_rate",
+        (0, HUGE): "eta_min weight_decay knn_every workers seed", (0, most): "warmup_epochs", (0, 1): "flip_prob grey_prob blur_prob",
+        (TINY, 1): "min_crop_scale", (0, 1 - TINY): "val_fraction", (0, 2): "jitter_strength", (0, 180): "rotate_degrees"})
     if config["eta_min"] > (peak := peak_lr(config)): raise ValueError(f"eta_min={config['eta_min']} is above the peak rate, {peak:g}")
 
 def pretrain(

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from notebooks import WIDGET, cleaned, coalesced, directives, execute, notebooks, offline_env
+from pictures import FIGURE, bundles, up_to_date
 
 NOTEBOOKS = [pytest.param(p, id=p.stem) for p in notebooks()]
 MACHINE_PATH = re.compile(r"(?<![\w.~>-])/(?:work|root|home|Users|tmp)(?:/[\w.]|\b(?=[\"'\s]))")
@@ -25,7 +26,8 @@ def outputs(nb): return [(i, o) for i, c in enumerate(nb.cells) for o in c.get("
 
 def kinds(cell):
     "What each output is, runs of one stream counted once."
-    return [o.get("name") or sorted(set(o.get("data", {})) - {WIDGET}) or o["output_type"] for o in coalesced(cell.outputs)]
+    drawn = lambda data: {WIDGET} | ({"image/png"} if FIGURE in data else set())       # tools/pictures.py adds the pictures afterwards
+    return [o.get("name") or sorted(set(data := o.get("data", {})) - drawn(data)) or o["output_type"] for o in coalesced(cell.outputs)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
@@ -52,6 +54,12 @@ def test_no_machine_paths(path):
     sources = [(i, m.group()) for i, c in enumerate(nb.cells) for m in MACHINE_PATH.finditer(c.source)]
     printed = [(i, m.group()) for i, o in outputs(nb) for m in MACHINE_PATH.finditer(json.dumps({k: o.get(k) for k in ("text", "data")}))]
     assert not sources + printed
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_each_figure_has_its_picture_for_where_no_javascript_runs(path):
+    old = [n for n, output in enumerate(bundles(read(path))) if not up_to_date(output)]
+    assert not old, f"figures {old}: .venv/bin/python tools/pictures.py {path.name}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)

@@ -284,7 +284,7 @@ def test_each_run_has_one_look_in_all_panels(tmp_path, n):
         traces = figure.data[3 * i:3 * i + 3]
         assert {t.name for t in traces} == {f"run {i}, seed {i}"} and len({(t.line.color, t.line.dash) for t in traces}) == 1
         assert [t.xaxis for t in traces] == ["x", "x2", "x3"] and [list(t.x) for t in traces] == [[1, 2, 3, 4, 5]] * 2 + [[1, 3, 5]]
-    for look in ("color", "dash"): assert len({t.line[look] for t in figure.data} - {None}) == min(n, 5)      # either tells runs apart
+    for look in ("color", "dash"): assert len({t.line[look] for t in figure.data} - {None}) == min(n, 6)      # either tells runs apart
 
 
 def test_bounds_are_those_of_every_run(tmp_path):

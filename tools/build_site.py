@@ -24,12 +24,22 @@ FONTS = re.compile(r"@import\s*url\(https?://[^)]*\)\s*;")            # the them
 LINK = re.compile(r"\]\((\d+[a-z]*_\w+)\.ipynb")
 
 
-def figure_html(figure, first):
-    "A figure's data in a box; the page's first one also loads what draws it."
+def figure_html(figure, first, picture=None):
+    "A figure's data in a box, and its picture for where no JavaScript runs; the page's first one also loads what draws it."
     data = json.dumps({"data": figure["data"], "layout": figure.get("layout", {})}, separators=(",", ":")).replace("</", "<\\/")
     height = int(figure.get("layout", {}).get("height") or 450)
     box = f'<div class="plotly-figure"><div style="height:{height}px"></div><script type="application/json">{data}</script></div>'
-    return (LOAD if first else "") + box
+    image = f'<img src="data:image/png;base64,{"".join(picture.split())}" alt="{html.escape(title(figure))}">' if picture else ""
+    still = f"<noscript><style>.plotly-figure{{display:none}}</style>{image}</noscript>" if picture else ""
+    return (LOAD if first else "") + box + still
+
+
+def title(figure):
+    "What a figure claims: its title, or its first panel's."
+    layout = figure.get("layout", {})
+    named = layout.get("title", "")
+    named = named.get("text", "") if isinstance(named, dict) else named
+    return named or next((note["text"] for note in layout.get("annotations", []) if note.get("text")), "figure")
 
 
 def dress(path):
@@ -41,7 +51,7 @@ def dress(path):
         for output in cell.get("outputs", []):
             figure = output.get("data", {}).get(FIGURE)
             if figure is None: continue
-            output.data, first = {"text/html": figure_html(figure, first)}, False
+            output.data, first = {"text/html": figure_html(figure, first, output.data.get("image/png"))}, False
     nbformat.write(nb, path)
 
 
