@@ -1,8 +1,11 @@
 "Shared by all tests: the paths of this checkout, and tools/ on the import path."
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -10,6 +13,14 @@ os.environ.setdefault("PLOTLY_RENDERER", "plotly_mimetype")
 os.environ.setdefault("OMP_NUM_THREADS", "1")    # small nets gain nothing from more, and spinning threads stall on a shared machine
 BUILT = {".git", ".venv", "runs", "_docs", "_proc", "dist", "build", "__pycache__", ".ipynb_checkpoints"}
 BUILT |= {".pytest_cache", ".hypothesis", ".ruff_cache"}
+
+
+@pytest.fixture
+def ctrl_c_is_heard():
+    "A process that a shell started in the background ignores Ctrl-C; some tests need it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def project_files():

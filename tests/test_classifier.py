@@ -23,17 +23,11 @@ TINY = dict(backbone="resnet8", labels_per_class=20, label_fraction=1.0, epoch_i
             flip_prob=0.5, seed=3, precision="fp32", workers=0, version=None, resume=False, echo=False)
 STEPS = 4                                                               # 200 labelled digits in batches of 50
 
+pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
+
 
 @pytest.fixture(scope="module")
 def digits(): return load_images("digits", image_size=8)
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c_is_heard():
-    "A process that a shell started in the background ignores Ctrl-C; these tests need it."
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def tiny_encoder(seed=0, train=True):

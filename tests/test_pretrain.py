@@ -32,6 +32,8 @@ TINY = dict(dataset="digits", image_size=8, backbone="resnet8", width=4, hidden_
 STEPS = 3                                                               # 1,295 training digits in batches of 400
 DEFAULTS = {k: p.default for k, p in inspect.signature(pretrain).parameters.items()}
 
+pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
+
 
 @pytest.fixture(scope="module")
 def digits(): return load_images("digits", image_size=8)
@@ -48,14 +50,6 @@ def finished(digits, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module_under_test, "load_images", lambda *_: digits)
         return pretrain(**TINY, run_dir=str(tmp_path_factory.mktemp("finished")))
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c_is_heard():
-    "A process that a shell started in the background ignores Ctrl-C; these tests need it."
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def train(tmp_path, **more): return pretrain(**TINY | more, run_dir=str(tmp_path))
