@@ -8,7 +8,7 @@ DEVELOPMENT := .venv/.development-ready
 METADATA    := settings.ini setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks docs evidence bench readme export clean
+.PHONY: help demo test notebooks widgets docs colab evidence bench readme export clean
 
 help:       ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */	/' | while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -24,6 +24,12 @@ notebooks: $(DEVELOPMENT)  ## run every notebook in nbs/ without a network, save
 	$(BIN)/python tools/pictures.py nbs/*.ipynb
 	$(BIN)/python -m pytest -q tests/test_project.py tests/test_notebooks.py -k "not passes_offline"
 
+widgets: $(DEVELOPMENT)    ## train on digits and make the widgets of the site and their pictures (in Chromium), some minutes
+	$(BIN)/python tools/widgets.py
+
+colab: $(DEVELOPMENT)      ## run every notebook with the versions that Colab has
+	COLAB_ALL=1 $(BIN)/python -m pytest -q tests/test_colab.py
+
 export: $(DEVELOPMENT)     ## write simclr/*.py from the notebooks
 	$(BIN)/nbdev-export
 
@@ -37,8 +43,9 @@ evidence: $(DEVELOPMENT)   ## the runs behind the post-mortem and the ablations,
 	$(BIN)/python bench/experiments.py why_80
 	$(BIN)/python bench/experiments.py ablations
 
-bench: $(DEVELOPMENT)      ## measure the loss against its peers, write results/bench-loss.json
+bench: $(DEVELOPMENT)      ## measure the loss against its peers, write results/bench-loss.json; RUNS="a b": the Explorer of two runs too
 	$(BIN)/python bench/loss.py
+	$(if $(RUNS),$(BIN)/python bench/explorer.py $(RUNS))
 
 clean:      ## remove what was built; .venv and runs/ stay
 	rm -rf _docs _proc dist build *.egg-info .pytest_cache .hypothesis .ruff_cache

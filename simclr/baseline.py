@@ -8,7 +8,7 @@ Docs: https://simclr-notebooks.github.io/simclr/baseline.html.md"""
 __all__ = ['USUAL', 'METHODS', 'check_classifier', 'with_labels', 'train_from_scratch', 'starting_point', 'finetune', 'resumed',
            'sweep_table', 'probe_few', 'train_few', 'label_sweep']
 
-# %% ../nbs/06_baseline.ipynb #36c21204
+# %% ../nbs/06_baseline.ipynb #f328c7ba
 import json
 import tempfile
 import time
@@ -24,7 +24,7 @@ from .classifier import label_subset, train_classifier
 from .data import Images, load_images, stratified_split
 from .evaluate import random_encoder, score_on_test
 from .model import BACKBONES, build_encoder, embed, load_encoder
-from .pretrain import BASE_LR
+from .optim import BASE_LR
 from .runs import FREE, HUGE, TINY, check_ranges, environment, read_record, write_json
 
 # %% ../nbs/06_baseline.ipynb #877a5e7d

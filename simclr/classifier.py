@@ -7,7 +7,7 @@ Docs: https://simclr-notebooks.github.io/simclr/classifier.html.md"""
 # %% auto #0
 __all__ = ['pad_crop_flip', 'label_subset', 'repeated', 'Classifier', 'ClassifierReport', 'build_classifier', 'train_classifier']
 
-# %% ../nbs/05b_classifier.ipynb #bcb511e1
+# %% ../nbs/05b_classifier.ipynb #7e738851
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from .data import Images, image_loader
 from .evaluate import accuracy, score_on_test, score_table
 from .model import count_macs, count_parameters, embed, save_encoder
-from .pretrain import EpochReport, build_optimizer, build_trainer, fit, warmup_cosine
+from .optim import build_optimizer, warmup_cosine
+from .pretrain import EpochReport, build_trainer, fit
 from .runs import environment, run_folder, write_json
 
 # %% ../nbs/05b_classifier.ipynb #49347273

@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser
 
 from . import __version__
 
-# %% ../nbs/20_cli.ipynb #c0fe7f96
+# %% ../nbs/20_cli.ipynb #cc3f4ad1
 def comment(line:str)->str:   # one line of source
     "What stands behind the # of a line of source."
     return line.split("#", 1)[1].strip() if "#" in line else ""
@@ -40,9 +40,9 @@ def light_copy(
 
     ```python
     >>> import inspect
-    >>> inspect.signature(light_copy("simclr.pretrain:scaled_lr"))
+    >>> inspect.signature(light_copy("simclr.optim:scaled_lr"))
     <Signature (learning_rate: float, batch_size: int, method: str)>
-    >>> light_copy("simclr.pretrain:scaled_lr")(0.3, 4096, "linear")   # the paper's 0.3 · 4096 / 256; only now PyTorch is imported
+    >>> light_copy("simclr.optim:scaled_lr")(0.3, 4096, "linear")   # the paper's 0.3 · 4096 / 256; only now PyTorch is imported
     4.8
 
     ```
@@ -115,7 +115,7 @@ def bare_flags(
     following = [*args[1:], "--"]
     return [f"{a}=true" if a[:2] == "--" and a[2:] in flags and b[:2] == "--" else a for a, b in zip(args, following)]
 
-# %% ../nbs/20_cli.ipynb #90ab4eaf
+# %% ../nbs/20_cli.ipynb #1ca8396c
 class Parser(ArgumentParser):
     "A parser that ends with exit code 2 and one line that says what is wrong, instead of a list of all options."
     hints = {}   # name to type, of the options of a command
@@ -130,7 +130,7 @@ class Parser(ArgumentParser):
 
 COMMANDS = dict(pretrain="simclr.pretrain:pretrain", evaluate="simclr.evaluate:evaluate_run", embed="simclr.evaluate:embed_folder",
                 finetune="simclr.baseline:finetune", scratch="simclr.baseline:train_from_scratch", sweep="simclr.baseline:label_sweep",
-                compare="simclr.compare:compare", demo="simclr.cli:demo")
+                compare="simclr.compare:compare", explore="simclr.explore:explore", demo="simclr.cli:demo")
 
 def build_parser(
     commands:dict=COMMANDS,   # name to module:function
@@ -158,7 +158,7 @@ def build_parser(
         children.add_subcommand(name, child, help=promise)
     return parser
 
-# %% ../nbs/20_cli.ipynb #e7075fc8
+# %% ../nbs/20_cli.ipynb #8c4ccda0
 DEMO = dict(dataset="digits", backbone="resnet8", width=32, optimizer="adamw", learning_rate=3e-3, lr_scaling_method="none",
             temperature=0.5, min_crop_scale=0.3, flip_prob=0.0, rotate_degrees=15.0, knn_every=10)
 
@@ -176,13 +176,14 @@ def demo(
     if seeds < 1: raise ValueError(f"seeds={seeds} must be at least 1")
     from simclr.compare import draw_sweep
     from simclr.evaluate import evaluate_run, mean_scores, score_table
+    from simclr.explore import explore
     from simclr.pretrain import pretrain
     from simclr.runs import draw_curves, environment, write_json
     config = DEMO | dict(epochs=epochs, batch_size=batch_size, warmup_epochs=epochs / 25)
     start, runs, folder = time.perf_counter(), [], Path(run_dir)
     for seed in range(seeds):
         print(f"\nSimCLR on digits, seed {seed}: learning without labels", flush=True)
-        runs.append(pretrain(**config, seed=seed, run_dir=run_dir))
+        runs.append(pretrain(**config, seed=seed, run_dir=run_dir, snapshots=6 if seed == 0 else 0))
     training = time.perf_counter() - start
     print("\nScoring each encoder beside pixels, random weights and shuffled labels", flush=True)
     scores = [evaluate_run(run, seed=seed, echo=False) for seed, run in enumerate(runs)]
@@ -195,6 +196,8 @@ def demo(
     print(f"{draw_curves(runs, folder / 'curves.html')}: training curves, open it in a browser")
     print(f"{draw_sweep(mean, folder / 'sweep.html')}: accuracy against the number of labels")
     print(f"{folder / 'demo.json'}: the record of all of it")
+    print("Drawing maps of the first run", flush=True)
+    print(f"{explore(runs[:1], folder / 'explorer.html', images=600, aligned=300)}: the Explorer, for a look at the pictures themselves")
 
 # %% ../nbs/20_cli.ipynb #38150852
 def main(args:list=None)->None:   # of the command line; None for this process's own

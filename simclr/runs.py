@@ -6,8 +6,8 @@ Docs: https://simclr-notebooks.github.io/simclr/runs.html.md"""
 
 # %% auto #0
 __all__ = ['FREE', 'TINY', 'HUGE', 'COLOURS', 'DASHES', 'cpu_name', 'environment', 'whole_file', 'write_json', 'write_csv',
-           'read_settings', 'version_numbers', 'new_folder', 'run_folder', 'check_ranges', 'load_run', 'read_record',
-           'curve_bounds', 'draw_curves']
+           'read_settings', 'version_numbers', 'new_folder', 'run_folder', 'check_ranges', 'load_run', 'read_snapshots',
+           'read_record', 'curve_bounds', 'draw_curves']
 
 # %% ../nbs/03b_runs.ipynb #74b9383c
 import csv
@@ -97,8 +97,8 @@ def write_csv(
         table.writeheader()
         table.writerows(rows)
 
-# %% ../nbs/03b_runs.ipynb #e8289226
-FREE = ("run_dir", "version", "resume", "echo", "workers")      # they change where and how a run goes, not what comes out
+# %% ../nbs/03b_runs.ipynb #8cb57d12
+FREE = ("run_dir", "version", "resume", "echo", "workers", "snapshots")   # where and how a run goes and is filmed, not what comes out
 
 def read_settings(
     path:Path,   # a config.yaml
@@ -171,7 +171,7 @@ def check_ranges(
         most = "" if high == HUGE else " and below 1" if high == 1 - TINY else f" and at most {high}"
         raise ValueError(f"{k}={config[k]} must be {least}{most}")
 
-# %% ../nbs/03b_runs.ipynb #6bb6af05
+# %% ../nbs/03b_runs.ipynb #145d96c7
 def load_run(
     folder,          # of a run: config.yaml, encoder.safetensors, checkpoints/last.ckpt
 )->SimCLRModel:      # encoder and projection head, in evaluation mode
@@ -193,6 +193,13 @@ def load_run(
     try: load_state(model.head, head)
     except ValueError as e: raise ValueError(f"{checkpoint}: {e}") from e
     return model.eval()
+
+def read_snapshots(
+    folder,   # of a run
+)->dict:      # epoch to file, rising; 0 is the random start; empty where none were kept
+    "The encoders that a run kept along its way, each one for `load_encoder`."
+    kept = {int(p.stem[6:]): p for p in Path(folder).glob("snapshots/epoch_*.safetensors") if p.stem[6:].isdecimal()}
+    return dict(sorted(kept.items()))
 
 # %% ../nbs/03b_runs.ipynb #251bbfa9
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#000000")   # Okabe and Ito 2008: told apart by the colour-blind

@@ -1,5 +1,6 @@
 "Shared by all tests: the paths of this checkout, and tools/ on the import path."
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,18 @@ def ctrl_c_is_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "A Chromium that all tests share: CHROMIUM names it, else the first on the PATH; without one the test fails, for a skip looks like a pass."
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not program: pytest.fail("no Chromium on the PATH: install it (.ci/run does), or name it in CHROMIUM", pytrace=False)
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        yield chromium
+        chromium.close()
 
 
 def project_files():

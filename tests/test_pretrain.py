@@ -1,4 +1,4 @@
-"Pre-training: groups, schedule, seeds, resume, faults. Nets are tiny; the digits are real."
+"Pre-training: seeds, snapshots, resume, faults. Nets are tiny; the digits are real."
 import ast
 import csv
 import inspect
@@ -23,9 +23,9 @@ from simclr.augment import SimCLRAugment
 from simclr.data import TensorImages, load_images
 from simclr.loss import loss_bounds, nt_xent_loss
 from simclr.model import SimCLRModel, build_encoder, embed, load_encoder
-from simclr.pretrain import (BASE_LR, EpochReport, SimCLR, WholeFile, build_module, build_optimizer, build_trainer, check_config, decay_groups, fit,
-                             pretrain, scaled_lr, warmup_cosine)
-from simclr.runs import load_run
+from simclr.optim import BASE_LR, build_optimizer
+from simclr.pretrain import EpochReport, SimCLR, WholeFile, build_module, build_trainer, check_config, fit, pretrain, snapshot_epochs
+from simclr.runs import load_run, read_snapshots
 
 TINY = dict(dataset="digits", image_size=8, backbone="resnet8", width=4, hidden_dim=16, projection_dim=8, batch_size=400, optimizer="adamw",
             learning_rate=3e-3, lr_scaling_method="none", warmup_epochs=1, epochs=3, precision="fp32", echo=False)
@@ -78,27 +78,12 @@ def tiny_model(seed=0, **kwargs):
     return SimCLRModel(build_encoder("resnet8", 1, 8, width=4), 16, 8)
 
 
-# Learning rate
+# Rate and optimizer (tests/test_optim.py has the rest)
 
-@pytest.mark.parametrize("batch", [1, 64, 256, 512, 4096, 32768])
-def test_scaling_is_the_papers(batch):
-    assert scaled_lr(0.3, batch, "linear") == pytest.approx(0.3 * batch / 256)
-    assert scaled_lr(0.3, batch, "square-root") == pytest.approx(0.075 * batch**0.5)
-    assert scaled_lr(0.3, batch, "none") == 0.3
-
-
-def test_schedule_against_interpolation():
-    warmup, total, floor = 7, 50, 0.25
-    ours = [warmup_cosine(s, warmup, total, floor) for s in range(total + 5)]
-    angle = np.interp(np.arange(total + 5), [warmup, total], [0, np.pi])
-    theirs = np.where(np.arange(total + 5) < warmup, (np.arange(total + 5) + 1) / warmup, floor + (1 - floor) * np.cos(angle / 2) ** 2)
-    np.testing.assert_allclose(ours, theirs, atol=1e-12)
-    assert max(ours) == 1 and ours[-1] == pytest.approx(floor)         # past the end it stays at the floor
-
-
-@pytest.mark.parametrize("warmup, total", [(0, 1), (1, 1), (10, 1), (0, 0)])
-def test_schedule_of_very_short_runs_is_finite(warmup, total):
-    assert all(0 <= warmup_cosine(s, warmup, total) <= 1 for s in range(3))
+def test_the_names_of_optim_are_still_found_here():
+    import simclr.optim as optim
+    for name in ("BASE_LR", "build_optimizer", "scaled_lr", "warmup_cosine"):
+        assert getattr(module_under_test, name) is getattr(optim, name)
 
 
 def test_the_optimizer_gets_the_schedule_every_step(digits, tmp_path):
@@ -115,44 +100,6 @@ def test_the_optimizer_gets_the_schedule_every_step(digits, tmp_path):
     expected = [3e-3 / 3, 3e-3 * 2 / 3, 3e-3, *cosine]                  # three steps up, then six down
     np.testing.assert_allclose([lr for lr, _ in seen], expected, rtol=1e-6)
     assert all(a == b for a, b in seen)
-
-
-# Optimizers
-
-@pytest.mark.parametrize("backbone", ["resnet8", "resnet18"])
-def test_weights_of_layers_decay_and_nothing_else(backbone):
-    model = SimCLRModel(build_encoder(backbone, 3, 32), 16, 8)
-    decayed, rest = decay_groups(model, 0.5)
-    layers = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    assert {id(p) for p in decayed["params"]} == layers
-    assert {id(p) for p in rest["params"]} == {id(p) for p in model.parameters()} - layers
-    assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
-    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.5, 0)
-
-
-@pytest.mark.parametrize("decay", [0.0, 1e-6, 0.1])
-def test_lars_against_the_formula(decay):
-    "You et al. 2017, Algorithm 1, with momentum after the trust ratio as in timm; the bias takes plain momentum steps."
-    torch.manual_seed(0)
-    layer, lr = nn.Linear(5, 3), 0.7
-    w, b = (p.detach().double() for p in (layer.weight, layer.bias))
-    vw, vb, optimizer = torch.zeros_like(w), torch.zeros_like(b), build_optimizer("lars", layer, lr, decay)
-    for _ in range(4):
-        gw, gb = torch.randn(3, 5), torch.randn(3)
-        layer.weight.grad, layer.bias.grad = gw.clone(), gb.clone()
-        optimizer.step()
-        ratio = 0.001 * w.norm() / (gw.double().norm() + decay * w.norm())
-        vw, vb = 0.9 * vw + ratio * (gw + decay * w), 0.9 * vb + gb
-        w, b = w - lr * vw, b - lr * vb
-    torch.testing.assert_close(layer.weight.detach().double(), w, atol=1e-5, rtol=0)
-    torch.testing.assert_close(layer.bias.detach().double(), b, atol=1e-5, rtol=0)
-
-
-def test_optimizers_have_the_papers_momentum():
-    lars, sgd = (build_optimizer(name, tiny_model(), 0.1, 1e-6) for name in ("lars", "sgd"))
-    assert {g["momentum"] for g in lars.param_groups + sgd.param_groups} == {0.9}
-    assert [g["nesterov"] for g in sgd.param_groups] == [True, True]
-    assert type(build_optimizer("adamw", tiny_model(), 0.1, 0)).__name__ == "AdamW"
 
 
 @pytest.mark.parametrize("optimizer", BASE_LR)
@@ -280,6 +227,93 @@ def test_a_folder_without_labels(tmp_path):
     assert load_encoder(run).config["in_channels"] == 3
 
 
+# Snapshots
+
+@pytest.mark.parametrize("epochs, snapshots, expected", [
+    (200, 6, [0, 8, 32, 72, 128, 200]), (12, 4, [0, 1, 5, 12]), (100, 2, [0, 100]), (3, 3, [0, 1, 3]), (1, 2, [0, 1]), (1, 6, [0, 1]), (2, 6, [0, 1, 2]),
+    (1000, 5, [0, 62, 250, 562, 1000]), (7, 0, [])])
+def test_epochs_of_snapshots(epochs, snapshots, expected): assert snapshot_epochs(epochs, snapshots) == expected
+
+
+@pytest.fixture(scope="module")
+def filmed(digits, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_under_test, "load_images", lambda *_: digits)
+        return pretrain(**TINY, snapshots=3, run_dir=str(tmp_path_factory.mktemp("filmed")))
+
+
+def contents(run): return {epoch: path.read_bytes() for epoch, path in read_snapshots(run).items()}
+
+
+def test_snapshots_are_the_encoder_of_their_epoch(filmed, monkeypatch, tmp_path):
+    seen = {}
+    for epoch in range(3):
+        at_epoch(monkeypatch, epoch, lambda _, m, e=epoch: seen.setdefault(e, {k: v.clone() for k, v in m.model.encoder.net.state_dict().items()}))
+    at_epoch(monkeypatch, 2, lambda _, m: seen.setdefault(3, {k: v.clone() for k, v in m.model.encoder.net.state_dict().items()}), "on_train_epoch_end")
+    train(tmp_path)                                                     # without snapshots: what the weights are as epochs begin
+    kept = {epoch: load_encoder(path).net.state_dict() for epoch, path in read_snapshots(filmed).items()}
+    assert list(kept) == [0, 1, 3] and all(equal(kept[e], seen[e]) for e in kept)
+    assert sorted(p.name for p in (filmed / "snapshots").iterdir()) == [f"epoch_000{e}.safetensors" for e in (0, 1, 3)]
+
+
+def test_the_first_snapshot_is_the_random_start_and_the_last_the_end(filmed, digits):
+    torch.manual_seed(DEFAULTS["seed"])
+    start = build_module(DEFAULTS | TINY, digits).model.encoder.net.state_dict()
+    assert equal(start, load_encoder(read_snapshots(filmed)[0]).net.state_dict())
+    assert contents(filmed)[3] == (filmed / "encoder.safetensors").read_bytes() != contents(filmed)[1]
+
+
+def test_snapshots_change_nothing(finished, filmed):
+    assert equal(weights(finished), weights(filmed))
+    assert equal(checkpoint(finished)["optimizer_states"][0]["state"][0], checkpoint(filmed)["optimizer_states"][0]["state"][0])
+    assert (finished / "encoder.safetensors").read_bytes() == (filmed / "encoder.safetensors").read_bytes()
+    assert (finished / "config.yaml").read_text() == (filmed / "config.yaml").read_text()
+    curves = [[(r["epoch"], r["loss"], r["top1"], r["val_knn"]) for r in json.loads((r / "results.json").read_text())["curve"]] for r in (finished, filmed)]
+    assert curves[0] == curves[1] and read_snapshots(finished) == {}
+
+
+@pytest.mark.parametrize("epoch, kept", [(0, [0]), (1, [0, 1]), (2, [0, 1])])
+def test_a_resumed_run_has_the_snapshots_of_one_at_a_stretch(filmed, tmp_path, monkeypatch, epoch, kept):
+    with monkeypatch.context() as patch:
+        at_epoch(patch, epoch, lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt): train(tmp_path, snapshots=3)
+    folder = tmp_path / "pretrain/resnet8/version_0"
+    assert list(read_snapshots(folder)) == kept
+    before = {e: p.stat().st_mtime_ns for e, p in read_snapshots(folder).items()}
+    run = train(tmp_path, snapshots=3, resume=True)
+    assert contents(run) == contents(filmed) and equal(weights(run), weights(filmed))
+    if epoch: assert {e: read_snapshots(run)[e].stat().st_mtime_ns for e in before} == before      # nothing is written twice
+
+
+@pytest.mark.parametrize("first, then, kept", [(0, 3, [3]), (3, 0, [0, 1]), (3, 2, [0, 1, 3]), (2, 4, [0, 3])])
+def test_a_resumed_run_may_want_others_and_invents_none(filmed, tmp_path, monkeypatch, first, then, kept):
+    with monkeypatch.context() as patch:
+        at_epoch(patch, 2, lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt): train(tmp_path, snapshots=first)
+    run = train(tmp_path, snapshots=then, resume=True)
+    assert list(contents(run)) == kept and equal(weights(run), weights(filmed))
+    assert all(contents(run)[e] == contents(filmed)[e] for e in kept)
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_no_half(tmp_path, monkeypatch):
+    import simclr.model
+    def cut(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+    monkeypatch.setattr(simclr.model, "save_file", cut)
+    with pytest.raises(OSError, match="disk full"): train(tmp_path, snapshots=2)
+    assert read_snapshots(tmp_path / "pretrain/resnet8/version_0") == {}
+
+
+def test_a_checkpoint_never_runs_ahead_of_its_snapshot(tmp_path, monkeypatch):
+    "Were it written first, a run that dies between the two would never make the snapshot up."
+    order, save, encode = [], WholeFile.save_checkpoint, module_under_test.save_encoder
+    monkeypatch.setattr(WholeFile, "save_checkpoint", lambda self, *a, **k: (order.append("checkpoint"), save(self, *a, **k))[1])
+    monkeypatch.setattr(module_under_test, "save_encoder", lambda e, path: (order.append(Path(path).stem), encode(e, path))[1])
+    train(tmp_path, snapshots=3)
+    assert order == ["epoch_0000", "epoch_0001", "checkpoint", "checkpoint", "epoch_0003", "checkpoint", "encoder"]
+
+
 # Interrupted, resumed, ruined
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -388,7 +422,7 @@ BAD = [("epochs", 0), ("epochs", -3), ("epochs", math.nan), ("batch_size", 1), (
        ("warmup_epochs", 4), ("knn_every", -1), ("workers", -1), ("seed", -1), ("flip_prob", 1.5), ("grey_prob", -0.1), ("blur_prob", 2), ("min_crop_scale", 0.0),
        ("min_crop_scale", 1.5), ("val_fraction", 1.0), ("val_fraction", -0.1), ("jitter_strength", -1), ("jitter_strength", 3), ("rotate_degrees", 181),
        ("optimizer", "adam"), ("backbone", "vgg16"), ("precision", "fp16"), ("lr_scaling_method", "sqrt"), ("dataset", "mnist"), ("image_size", 4),
-       ("root", None)]
+       ("root", None), ("snapshots", 1), ("snapshots", 7), ("snapshots", -1), ("snapshots", 2.5), ("snapshots", True)]
 
 
 @pytest.mark.parametrize("key, value", BAD, ids=str)
@@ -401,7 +435,7 @@ def test_bad_values_are_named_before_a_folder_is_made(tmp_path, key, value):
 
 
 @pytest.mark.parametrize("more", [dict(epochs=1, warmup_epochs=10), dict(warmup_epochs=0), dict(warmup_epochs=3), dict(eta_min=3e-3), dict(seed=2**32),
-                                  dict(min_crop_scale=1.0), dict(val_fraction=0), dict(learning_rate=None, optimizer="lars", eta_min=0.3)], ids=str)
+                                  dict(min_crop_scale=1.0), dict(val_fraction=0), dict(snapshots=2), dict(snapshots=6), dict(learning_rate=None, optimizer="lars", eta_min=0.3)], ids=str)
 def test_edge_values_are_allowed(more): check_config(DEFAULTS | TINY | more)
 
 

@@ -131,7 +131,7 @@ def test_the_promised_requirements_are_declared(key, names): assert set(names.sp
 
 def test_every_import_of_the_package_is_a_declared_requirement():
     distribution = dict(PIL="Pillow", sklearn="umap-learn", umap="umap-learn", pytorch_lightning="pytorch-lightning")
-    through = {"numpy", "yaml", "IPython"}                             # umap-learn, jsonargparse and ipywidgets stand on them
+    through = {"numpy", "yaml", "IPython", "traitlets"}                # umap-learn, jsonargparse and ipywidgets stand on them
     used = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -272,8 +272,8 @@ def test_no_machine_paths():
 
 
 def test_no_large_files():
-    large = [str(p.relative_to(ROOT)) for p in project_files() if p.stat().st_size > 1_000_000 and p.relative_to(ROOT).parts[0] != "results"]
-    assert not large
+    made = lambda p: p.is_relative_to(ROOT / "results") or p.is_relative_to(ROOT / "nbs/widgets")      # data of our own code that a page needs
+    assert not [str(p.relative_to(ROOT)) for p in project_files() if p.stat().st_size > (3_000_000 if made(p) else 1_000_000)]
 
 
 def test_ruff_is_content():

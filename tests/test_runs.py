@@ -15,7 +15,7 @@ import yaml
 import simclr.runs as runs_module
 from simclr.loss import loss_bounds
 from simclr.model import SimCLRModel, build_encoder, save_encoder
-from simclr.runs import (cpu_name, curve_bounds, draw_curves, environment, load_run, new_folder, read_settings, run_folder,
+from simclr.runs import (cpu_name, curve_bounds, draw_curves, environment, load_run, new_folder, read_settings, read_snapshots, run_folder,
                          version_numbers, whole_file, write_csv, write_json)
 
 # The machine
@@ -315,3 +315,25 @@ def test_curves_as_a_page_that_needs_no_network(tmp_path):
     out = draw_curves(written(tmp_path, record()), tmp_path / "curves.html")
     text = out.read_text(encoding="utf-8")
     assert out == tmp_path / "curves.html" and "Plotly.newPlot" in text and '<script src="http' not in text
+
+
+# Snapshots
+
+@pytest.mark.parametrize("names, epochs", [
+    ((), []), (("epoch_0000", "epoch_0001"), [0, 1]), (("epoch_10000", "epoch_9999", "epoch_0008"), [8, 9999, 10000]),
+    (("epoch_last", "epoch_-001", "epoch_", "epoch_²", "encoder", "epoch_0003"), [3])])
+def test_snapshots_in_order_of_their_epochs(tmp_path, names, epochs):
+    (tmp_path / "snapshots").mkdir()
+    for name in names: (tmp_path / f"snapshots/{name}.safetensors").touch()
+    for junk in ("epoch_0005.safetensors.part", "epoch_0006.ckpt"): (tmp_path / "snapshots" / junk).touch()
+    found = read_snapshots(str(tmp_path))
+    assert list(found) == epochs and all(int(path.stem[6:]) == epoch for epoch, path in found.items())
+
+
+def test_a_run_without_snapshots_has_none(tmp_path): assert read_snapshots(tmp_path) == read_snapshots(tmp_path / "lost") == {}
+
+
+def test_snapshots_are_free(tmp_path):
+    folder = run_folder(config(tmp_path, snapshots=0), "pretrain")
+    assert "snapshots" not in (folder / "config.yaml").read_text()
+    assert run_folder(config(tmp_path, snapshots=6, version=0, resume=True), "pretrain") == folder

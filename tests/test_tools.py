@@ -5,7 +5,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from build_site import LOAD, MATH, dress, mathml, page_name, stage
+from build_site import LOAD, MATH, closer, dress, finish, mathml, page_name, search_without_server, stage
+from citations import cite, cite_notebook, entries, full, short
+from conftest import ROOT
 from readme import readme
 
 FIGURE = {"application/vnd.plotly.v1+json": {"data": [{"y": [1, 2]}], "layout": {"title": {"text": "Loss <b>falls</b>"}, "height": 300}}}
@@ -74,7 +76,8 @@ def test_pages_are_named_as_nbdev_names_them(stem, name):
 def test_staged_pages_link_to_each_other(tmp_path):
     processed = tmp_path / "processed"
     processed.mkdir()
-    link = "[a](02_loss.ipynb), [b](https://simclr-notebooks.github.io/simclr/loss.html#nt_xent_loss)"
+    link = '[a](02_loss.ipynb), [b](https://simclr-notebooks.github.io/simclr/loss.html#nt_xent_loss), <a href="02_loss.ipynb#x">c</a>'
+    link += ', <a href="widgets/explorer.html#pick=42" target="explorer">d</a>'
     write(processed, new_markdown_cell(link))
     write(processed, new_markdown_cell("# Loss"), name="02_loss.ipynb")
     (processed / "_quarto.yml").write_text(
@@ -83,7 +86,8 @@ def test_staged_pages_link_to_each_other(tmp_path):
     (processed / "nbdev.yml").write_text('website: {title: simclr, site-url: "https://simclr-notebooks.github.io/simclr"}')
     stage(processed, tmp_path / "staged")
     text = (tmp_path / "staged/index.ipynb").read_text(encoding="utf-8")
-    assert "[a](loss.ipynb), [b](loss.html#nt_xent_loss)" in text
+    assert "[a](loss.ipynb), [b](loss.html#nt_xent_loss), <a href=\\\"loss.html#x\\\">c</a>" in text
+    assert '<a href=\\"widgets/explorer.html#pick=42\\" target=' in text
     config = (tmp_path / "staged/_quarto.yml").read_text(encoding="utf-8")
     assert "- loss.ipynb" in config and "missing" not in config and "metadata-files" not in config
 
@@ -92,3 +96,112 @@ def test_formulas_become_mathml():
     page = r'<p><span class="math inline">\(a &lt; b_i\)</span> <span class="math display">\[\frac{1}{2}\]</span></p>'
     done = MATH.sub(mathml, page)
     assert done.count("<math") == 2 and 'display="block"' in done and "\\frac" not in done and "&#x0003C;" in done
+
+
+def test_without_javascript_a_widget_gives_way_to_its_picture(tmp_path):
+    cell = '<iframe class="widget" src="widgets/a.html"></iframe>\n<noscript><img src="images/a.png" alt="a"></noscript>'
+    path = write(tmp_path, new_markdown_cell(cell), new_markdown_cell("<noscript><img></noscript>"))
+    dress(path)
+    dress(path)
+    sources = [c.source for c in nbformat.read(path, 4).cells]
+    assert sources == [cell.replace("<img", "<style>iframe.widget{display:none}</style><img"), "<noscript><img></noscript>"]
+
+
+def test_what_pages_load_is_among_the_resources():
+    import fnmatch
+
+    import yaml
+    patterns = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["project"]["resources"]
+    loaded = [f"images/{p.name}" for p in (ROOT / "nbs/images").iterdir()] + [f"widgets/{p.name}" for p in (ROOT / "nbs/widgets").glob("*.html")]
+    loaded += ["plotly.min.js", "figures.js", *(p.name for p in (ROOT / "nbs").glob("*.svg"))]
+    assert [name for name in loaded if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+def test_the_site_is_deployed_with_no_more_rights_than_that_takes():
+    import yaml
+    flow = yaml.safe_load((ROOT / ".github/workflows/docs.yaml").read_text(encoding="utf-8"))
+    build, deploy = flow["jobs"]["build"], flow["jobs"]["deploy"]
+    assert flow["permissions"] == {} and build["permissions"] == {"contents": "read"}
+    assert deploy["permissions"] == {"pages": "write", "id-token": "write"} and deploy["needs"] == "build"
+    steps = " ".join(str(step.get("run") or step.get("uses")) for step in build["steps"])
+    assert "make docs" in steps and "quarto-actions/setup" in steps and "upload-pages-artifact" in steps
+
+
+def test_a_page_keeps_widgets_and_loses_stars_in_its_description(tmp_path):
+    page = tmp_path / "a.html"
+    page.write_text('<meta name="description" content="2*N* views of `x`"><p>2*N*</p><script src="https://cdn.example.com/katex.js"></script>')
+    finish(page)
+    assert page.read_text() == '<meta name="description" content="2N views of x"><p>2*N*</p>'
+
+
+def test_the_site_refuses_a_renderer_that_searches_in_another_way(tmp_path):
+    (tmp_path / "site_libs").mkdir()
+    (tmp_path / "site_libs/smalldocs.js").write_text("fetch('index.json')")
+    with pytest.raises(SystemExit, match="search index in a new way"): search_without_server(tmp_path)
+
+
+@pytest.mark.parametrize("source, expected", [
+    ("x = 1" + " " * 90 + "# (N,)", "x = 1  # (N,)"), ("x = 1      # short", "x = 1      # short"), ("# " + "long " * 30, "# " + "long " * 30),
+    ("s = '" + "a" * 90 + "  # no comment'", "s = '" + "a" * 90 + "  # no comment'"), ("%pip install x" + " " * 90 + "# y", "%pip install x" + " " * 90 + "# y"),
+    ("if x:" + " " * 90 + "# why\n    y()", "if x:  # why\n    y()"), ("x = (" + " " * 90 + "# open", "x = (" + " " * 90 + "# open"),
+])
+def test_comments_come_closer_where_a_line_would_break(source, expected): assert closer(source) == expected
+
+
+def test_a_displayed_formula_stands_on_one_line_and_a_method_links_to_its_class(tmp_path):
+    method = "[`A.b`](https://simclr-notebooks.github.io/simclr/augment.html#a.b)"
+    path = write(tmp_path, new_markdown_cell("$$a\n+ b$$\n\n```\n$$a\n+ b$$\n```\n" + method))
+    dress(path)
+    assert nbformat.read(path, 4).cells[0].source == "$$a + b$$\n\n```\n$$a\n+ b$$\n```\n" + method.replace("#a.b", "#a")
+
+
+LIBRARY = entries((ROOT / "nbs/references.bib").read_text(encoding="utf-8"))
+CHEN = '(#ref-chen2020simclr "A Simple Framework for Contrastive Learning of Visual Representations")'
+WANG = '(#ref-wang2020alignment "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere")'
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("(Chen et al. 2020, Section 2)", f"([Chen et al. 2020]{CHEN}, Section 2)"), ("Chen et al. (2020) say", f"[Chen et al. (2020)]{CHEN} say"),
+    ("Chen et al. (2020, Eq. 1)", f"[Chen et al. (2020]{CHEN}, Eq. 1)"), ("Chen et\nal. 2020", f"[Chen et\nal. 2020]{CHEN}"),
+    ("[@chen2020simclr, Eq. 1]", f"([Chen et al. 2020]{CHEN}, Eq. 1)"),
+    ("[@chen2020simclr; @wang2020alignment]", f"([Chen et al. 2020]{CHEN}; [Wang and Isola 2020]{WANG})"),
+    ("Chen et al. 2021", "Chen et al. 2021"), ("Chen et al. 20201", "Chen et al. 20201"), ("van Chen et al. 2020x", "van Chen et al. 2020x"),
+    ("`Chen et al. 2020`", "`Chen et al. 2020`"), ("[Chen et al. 2020](https://example.com)", "[Chen et al. 2020](https://example.com)"),
+    ("```\nChen et al. 2020\n```", "```\nChen et al. 2020\n```"), ("## Chen et al. 2020", "## Chen et al. 2020"),
+    ('<img alt="Chen et al. 2020">', '<img alt="Chen et al. 2020">'), ("$[@chen2020simclr]$", "$[@chen2020simclr]$"), ("a@example.com", "a@example.com"),
+])
+def test_citations_become_links(text, expected):
+    assert cite(text, LIBRARY) == expected
+    assert cite(expected, LIBRARY) == expected, "twice is once"
+
+
+def test_an_unknown_key_is_an_error():
+    with pytest.raises(ValueError, match="has no chen2019"): cite("[@chen2019]", LIBRARY)
+
+
+def test_the_list_of_references_holds_what_is_cited(tmp_path):
+    shown_text = new_code_cell("f", outputs=[shown({"text/markdown": "Wang and Isola 2020"})])
+    nb = new_notebook(cells=[new_markdown_cell("Chen et al. 2020"), shown_text])
+    cite_notebook(nb, LIBRARY)
+    once = nbformat.writes(nb)
+    assert nb.cells[-1].source.count("<p id=") == 2 and nb.cells[-1].source.index("ref-chen2020") < nb.cells[-1].source.index("ref-wang2020")
+    cite_notebook(nb, LIBRARY)
+    assert nbformat.writes(nb) == once
+    nb = new_notebook(cells=[new_markdown_cell("Nobody 2020")])
+    cite_notebook(nb, LIBRARY)
+    assert len(nb.cells) == 1, "no list without a citation"
+
+
+def test_every_entry_of_the_bibliography_can_be_read():
+    text = (ROOT / "nbs/references.bib").read_text(encoding="utf-8")
+    assert len(LIBRARY) == text.count("\n@") + 1 and not [key for key, entry in LIBRARY.items() if not {"author", "title", "year"} <= set(entry)]
+    assert len({short(entry) for entry in LIBRARY.values()}) == len(LIBRARY), "two works that the text would name alike"
+    assert not [key for key, entry in LIBRARY.items() if "{" in full(entry) or "\\" in full(entry) or ". ." in full(entry)]
+    assert short(LIBRARY["dadu2023aligned"]) == "Dadu et al. 2023" and "Dadu, Anant et al. (2023)" in full(LIBRARY["dadu2023aligned"])
+
+
+def test_the_home_page_names_every_notebook():
+    from notebooks import notebooks
+    text = (ROOT / "nbs/index.ipynb").read_text(encoding="utf-8")
+    table = text[text.index("## The notebooks"):]
+    assert [path.name for path in notebooks() if path.stem != "index" and f"]({path.name})" not in table] == []
