@@ -49,12 +49,13 @@ function readData(model) {
 
 // What a map shows at the chosen epoch, or in the chosen layout: positions of the first `count` images, and what is said of them.
 function sceneOf(app, space) {
-  const { N, M, epochs } = app.data, at = epochs.indexOf(app.get("epoch"));
-  if (at >= 0 && space.frames) {
+  const { N, M } = app.data, epoch = app.get("epoch");
+  if (epoch >= 0 && space.frames) {
+    const at = Math.max(0, space.epochs.findLastIndex((own) => own <= epoch));               // each network has epochs of its own
     const part = (array, width = 1) => array.subarray(at * M * width, (at + 1) * M * width);
     const { frames, fsaid, fpurity, ftrust } = space;
     return { count: M, xy: part(frames, 2), said: fsaid && part(fsaid), purity: fpurity && part(fpurity), trust: part(ftrust),
-      quality: space.ages[at], key: `epoch ${epochs[at]}` };
+      quality: space.ages[at], key: `epoch ${space.epochs[at]}` };
   }
   const layout = app.get("variant"), { n, d } = app.data.layouts[layout];
   return { count: N, xy: space.map.subarray(layout * N * 2, (layout + 1) * N * 2), said: space.said, purity: space.purity,
@@ -116,8 +117,14 @@ class MapPanel {
   }
 
   at(e) { const box = this.marks.getBoundingClientRect(); return [e.clientX - box.left, e.clientY - box.top]; }
-  unit([x, y]) { const s = this.size * this.zoom; return [(x - this.width / 2) / s + this.centre[0], (y - this.height / 2) / s + this.centre[1]]; }
-  screen(u, v) { const s = this.size * this.zoom; return [(u - this.centre[0]) * s + this.width / 2, (v - this.centre[1]) * s + this.height / 2]; }
+  unit([x, y]) {
+    const s = this.size * this.zoom;
+    return [(x - this.width / 2) / s + this.centre[0], (y - this.height / 2) / s + this.centre[1]];
+  }
+  screen(u, v) {
+    const s = this.size * this.zoom;
+    return [(u - this.centre[0]) * s + this.width / 2, (v - this.centre[1]) * s + this.height / 2];
+  }
   spot(i) { return this.screen(this.shown[2 * i], this.shown[2 * i + 1]); }
 
   press(e) {
@@ -191,8 +198,9 @@ class MapPanel {
     this.look = paint(this.app, scene);
     this.describe();
     cancelAnimationFrame(this.frame);
-    if (!from || from.length !== to.length || calm() || this.key === scene.key) { this.shown = to; this.key = scene.key; return this.draw(); }
+    const still = !from || from.length !== to.length || calm() || this.key === scene.key;
     this.key = scene.key;
+    if (still) { this.shown = to; return this.draw(); }
     const begin = performance.now();
     const step = (now) => {
       const part = Math.min(1, (now - begin) / 500), ease = part * part * (3 - 2 * part);
@@ -305,7 +313,8 @@ class MapPanel {
 // All state and what changes it. The kernel, the controls, the address and the keyboard meet here.
 class Explorer {
   constructor(model, sheet, data) {
-    Object.assign(this, { model, sheet, data, live: model.get("live"), pointed: -1, step: -1, guests: [], lassoing: false, probing: false });
+    Object.assign(this, { model, sheet, data, live: model.get("live"), pointed: -1, step: -1 });
+    Object.assign(this, { guests: [], lassoing: false, probing: false });
     const { n, d } = data.layouts[data.home];
     this.home = `${n}/${d}`;
     this.chosen = new Set(model.get("selected"));
@@ -325,8 +334,8 @@ class Explorer {
     this.caught = h("div", { className: "caught" });
     this.status = h("div", { className: "soft status" });
     const maps = h("div", { className: "maps", "data-count": this.panels.length }, ...this.panels.map((panel) => panel.element));
-    this.root.append(this.controls(), maps, this.legend, this.ageBar() ?? "", this.status, h("div", { className: "below" }, this.facts, this.caught),
-      this.tip, this.said);
+    const below = h("div", { className: "below" }, this.facts, this.caught);
+    this.root.append(this.controls(), maps, this.legend, this.ageBar() ?? "", this.status, below, this.tip, this.said);
     if (this.live) this.welcome();
   }
 
@@ -366,7 +375,8 @@ class Explorer {
   ageBar() {
     const { epochs } = this.data;
     if (!epochs.length) return null;
-    this.age = h("input", { type: "range", min: 0, max: epochs.length, step: 1, "aria-label": "epoch", oninput: () => this.toAge(Number(this.age.value)) });
+    const oninput = () => this.toAge(Number(this.age.value));
+    this.age = h("input", { type: "range", min: 0, max: epochs.length, step: 1, "aria-label": "epoch", oninput });
     this.play = h("button", { textContent: "▶ play", onclick: () => this.togglePlay() });
     this.ageText = h("output", {});
     const line = this.ageLine();
@@ -384,10 +394,12 @@ class Explorer {
     const svg = make("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", class: "line" });
     const all = spaces.flatMap((s) => s.ages.map((a) => a.knn)), low = Math.min(...all), high = Math.max(...all);
     svg.setAttribute("aria-label", `kNN accuracy from ${percent(all[0])} to ${percent(all.at(-1))}`);
-    const steps = this.data.epochs.length;
+    const { epochs } = this.data;
     spaces.forEach((space, j) => {
-      const at = space.ages.map((a, i) => `${(100 * i) / steps},${27 - (24 * (a.knn - low)) / (high - low || 1)}`);
-      svg.append(make("polyline", { points: at.join(" "), fill: "none", stroke: COLOURS[j], "stroke-width": 1.6, "vector-effect": "non-scaling-stroke" }));
+      const x = (i) => (100 * epochs.indexOf(space.epochs[i])) / epochs.length, y = (knn) => 27 - (24 * (knn - low)) / (high - low || 1);
+      const points = space.ages.map((age, i) => `${x(i)},${y(age.knn)}`).join(" ");
+      const look = { fill: "none", stroke: COLOURS[j], "stroke-width": 1.6, "vector-effect": "non-scaling-stroke" };
+      svg.append(make("polyline", { points, ...look }));
     });
     return svg;
   }
@@ -407,9 +419,13 @@ class Explorer {
   listen() {
     const shown = () => { this.panels.forEach((panel) => panel.show()); this.refresh(); };
     const picked = () => { this.step = -1; this.showPick(); this.panels.forEach((panel) => panel.drawMarks()); this.toAddress(); };
-    const selected = () => { this.chosen = new Set(this.get("selected")); this.panels.forEach((panel) => panel.draw()); this.showCaught(); };
-    this.ears = { "change:colour": shown, "change:variant": shown, "change:epoch": shown, "change:pick": picked, "change:selected": selected,
-      "msg:custom": (message, buffers) => this.hear(message, buffers) };
+    const selected = () => {
+      this.chosen = new Set(this.get("selected"));
+      this.panels.forEach((panel) => panel.draw());
+      this.showCaught();
+    };
+    this.ears = { "change:colour": shown, "change:variant": shown, "change:epoch": shown, "change:pick": picked,
+      "change:selected": selected, "msg:custom": (message, buffers) => this.hear(message, buffers) };
     for (const [event, ear] of Object.entries(this.ears)) this.model.on(event, ear);
     this.watch = new ResizeObserver(() => this.fit());
     this.watch.observe(this.root);
@@ -467,7 +483,8 @@ class Explorer {
       if (!used.has(number)) return null;
       const mark = glyph(style, 5, 2);
       Object.assign(mark.style, { width: "18px", height: "18px" });
-      return h(named ? "button" : "span", { className: "entry", onclick: () => named && this.selectStyle(number, style.name) }, mark, style.name);
+      const onclick = () => named && this.selectStyle(number, style.name);
+      return h(named ? "button" : "span", { className: "entry", onclick }, mark, style.name);
     }).filter(Boolean));
   }
 
@@ -480,7 +497,8 @@ class Explorer {
   near(space, i) { return space.index.subarray(i * this.data.k, (i + 1) * this.data.k); }
   classOf(i) { const c = this.data.y[i]; return c < 0 ? "no label" : this.data.classes[c]; }
   title(i) { return this.data.names?.[i] ?? `#${i}`; }
-  tile(i, size, label) { return tileOf(this.sheet, this.data.tile, this.data.columns, i, size, label ?? `${this.title(i)}, ${this.classOf(i)}`); }
+  caption(i) { return `${this.title(i)}, ${this.classOf(i)}`; }
+  tile(i, size) { return tileOf(this.sheet, this.data.tile, this.data.columns, i, size, this.caption(i)); }
 
   hover(i, panel, e) {
     if (i === this.pointed) return;
@@ -505,7 +523,8 @@ class Explorer {
     const i = this.get("pick"), { spaces, k, held } = this.data;
     if (!(i >= 0 && i < this.data.N)) {
       return this.facts.replaceChildren(h("p", { className: "soft" },
-        "Click a point for its nearest neighbours, draw around some for what they have in common. Shift and drag moves a map, + and − zoom."));
+        "Click a point for its nearest neighbours, draw around some for what they have in common. ",
+        "Shift and drag moves a map, + and − zoom."));
     }
     const part = held ? (held[i] ? " · held out" : " · in the training set") : "";
     const head = h("div", { className: "picked" }, this.tile(i, 96), h("div", {}, h("strong", { textContent: this.classOf(i) }),
@@ -525,16 +544,16 @@ class Explorer {
         "aria-label": `neighbour ${rank + 1}, ${this.classOf(other)}, cosine ${cosine}` }, this.tile(other, 36), cosine);
     });
     const seen = this.probing && space.views ? this.viewFacts(space, i, views) : null;
-    return h("div", { className: "row", "data-space": j }, h("div", {}, h("b", { textContent: space.name }), h("span", { className: "soft" }, ` ${share}`)),
-      h("div", { className: "tiles" }, ...tiles), seen);
+    const head = h("div", {}, h("b", { textContent: space.name }), h("span", { className: "soft" }, ` ${share}`));
+    return h("div", { className: "row", "data-space": j }, head, h("div", { className: "tiles" }, ...tiles), seen);
   }
 
   viewFacts(space, i, views) {
     const cosines = Array.from(space.viewcos.subarray(i * views, (i + 1) * views), (v) => v / 255).sort((a, b) => b - a);
     const mean = cosines.reduce((a, b) => a + b, 0) / views;
     const where = this.panels[0].scene.key === this.home ? "" : ` (drawn on the map of ${this.home})`;
-    return h("div", { className: "soft seen" }, `cosine of ${views} views with the image: mean ${mean.toFixed(2)}, from ${cosines.at(-1).toFixed(2)} to ` +
-      `${cosines[0].toFixed(2)}${where}`);
+    const span = `mean ${mean.toFixed(2)}, from ${cosines.at(-1).toFixed(2)} to ${cosines[0].toFixed(2)}`;
+    return h("div", { className: "soft seen" }, `cosine of ${views} views with the image: ${span}${where}`);
   }
 
   select(found, word) {
@@ -547,22 +566,23 @@ class Explorer {
     if (!found.length) return this.caught.replaceChildren();
     const counts = new Map();
     for (const i of found) counts.set(y[i], (counts.get(y[i]) ?? 0) + 1);
-    const bars = [...counts].sort((a, b) => b[1] - a[1]).map(([c, n]) => h("div", { className: "count" }, h("span", {}, classes[c] ?? "no label"),
-      h("meter", { max: found.length, value: n, "aria-label": `${classes[c] ?? "no label"}: ${n}` }), h("span", {}, String(n))));
+    const word = (c) => classes[c] ?? "no label";
+    const meter = (c, n) => h("meter", { max: found.length, value: n, "aria-label": `${word(c)}: ${n}` });
+    const ranked = [...counts].sort((a, b) => b[1] - a[1]);
+    const bars = ranked.map(([c, n]) => h("div", { className: "count" }, h("span", {}, word(c)), meter(c, n), h("span", {}, String(n))));
     const right = (space) => found.filter((i) => space.said[i] === y[i]).length;
     const scores = labelled ? `neighbours are right: ${spaces.map((s) => `${s.name} ${percent(right(s) / found.length)}`).join(", ")}` : "";
     const grid = h("div", { className: "tiles" }), more = h("button", { textContent: "more", onclick: () => this.fill(grid, more, found) });
-    this.caught.replaceChildren(h("div", {}, h("b", { textContent: `${found.length} images` }), h("span", { className: "soft" }, ` ${scores}`)),
-      h("div", { className: "counts" }, ...(labelled ? bars : [])), grid, more);
+    const head = h("div", {}, h("b", { textContent: `${found.length} images` }), h("span", { className: "soft" }, ` ${scores}`));
+    this.caught.replaceChildren(head, h("div", { className: "counts" }, ...(labelled ? bars : [])), grid, more);
     this.fill(grid, more, found);
-    const [c, n] = [...counts].sort((a, b) => b[1] - a[1])[0];
-    this.said.textContent = `${found.length} images selected, ${n} of them ${classes[c] ?? "without label"}`;
+    this.said.textContent = `${found.length} images selected, ${ranked[0][1]} of them ${word(ranked[0][0])}`;
   }
 
   fill(grid, more, found) {
     const start = grid.childElementCount;
     grid.append(...found.slice(start, start + TILES).map((i) =>
-      h("button", { className: "near", "data-image": i, "aria-label": `${this.title(i)}, ${this.classOf(i)}`, onclick: () => this.pick(i) }, this.tile(i, 32))));
+      h("button", { className: "near", "data-image": i, "aria-label": this.caption(i), onclick: () => this.pick(i) }, this.tile(i, 32))));
     more.hidden = grid.childElementCount >= found.length;
   }
 
@@ -621,7 +641,8 @@ class Explorer {
     const { spaces, k } = this.data;
     if (this.get("pick") < 0) return this.pick(this.get("selected")[0] ?? 0, number);
     this.walking ??= number;
-    if (e.key === "ArrowUp" || e.key === "ArrowDown") this.walking = (this.walking + (e.key === "ArrowUp" ? spaces.length - 1 : 1)) % spaces.length;
+    const turn = { ArrowUp: spaces.length - 1, ArrowDown: 1 }[e.key] ?? 0;
+    this.walking = (this.walking + turn) % spaces.length;
     if (e.key === "Enter" && this.step >= 0) return this.pick(this.near(spaces[this.walking], this.get("pick"))[this.step], this.walking);
     this.step = Math.min(k - 1, Math.max(0, this.step + keys[e.key]));
     this.lookAt();
@@ -632,7 +653,7 @@ class Explorer {
     this.pointed = i;
     this.panels.forEach((panel) => panel.drawMarks());
     const cosine = (space.cosine[pick * this.data.k + this.step] / 1000).toFixed(2);
-    this.said.textContent = `${space.name}, neighbour ${this.step + 1} of ${this.data.k}: ${this.title(i)}, ${this.classOf(i)}, cosine ${cosine}`;
+    this.said.textContent = `${space.name}, neighbour ${this.step + 1} of ${this.data.k}: ${this.caption(i)}, cosine ${cosine}`;
     this.facts.querySelectorAll(".near").forEach((tile) => tile.classList.remove("looked"));
     this.facts.querySelector(`[data-space="${this.walking}"]`)?.querySelectorAll(".near")[this.step]?.classList.add("looked");
   }
@@ -688,10 +709,14 @@ class Explorer {
     if (message.tell === "views" && message.image === this.get("pick")) this.facts.append(h("div", { className: "tiles views" }, ...tiles));
     if (message.tell !== "placed") return;
     this.guests.push(message);
-    const rows = message.rows.map(({ space, text, near }) => h("div", { className: "row" }, h("div", {}, h("b", { textContent: space }), ` ${text}`),
-      h("div", { className: "tiles" }, ...near.map((i) => h("button", { className: "near", onclick: () => this.pick(i) }, this.tile(i, 36))))));
-    this.facts.replaceChildren(h("div", { className: "picked guest" }, tileOf(sheet, message.tile, message.columns, 0, 96, message.labels[0]),
-      h("strong", { textContent: message.labels[0] })), ...rows);
+    const row = ({ space, text, near }) => {
+      const tiles = near.map((i) => h("button", { className: "near", onclick: () => this.pick(i) }, this.tile(i, 36)));
+      const says = h("div", {}, h("b", { textContent: space }), ` ${text}`);
+      return h("div", { className: "row" }, says, h("div", { className: "tiles" }, ...tiles));
+    };
+    const large = tileOf(sheet, message.tile, message.columns, 0, 96, message.labels[0]);
+    const head = h("div", { className: "picked guest" }, large, h("strong", { textContent: message.labels[0] }));
+    this.facts.replaceChildren(head, ...message.rows.map(row));
     this.said.textContent = `${message.labels[0]} placed: ${message.rows.map((r) => `${r.space} ${r.text}`).join(", ")}`;
     this.panels.forEach((panel) => panel.drawMarks());
   }

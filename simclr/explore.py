@@ -7,7 +7,7 @@ Docs: https://simclr-notebooks.github.io/simclr/explore.html.md"""
 # %% auto #0
 __all__ = ['on_unit_square', 'scaled', 'packed_space', 'thumbnails', 'Explorer', 'build_explorer', 'explore', 'umap_map']
 
-# %% ../nbs/07_explore.ipynb #794880e1
+# %% ../nbs/07_explore.ipynb #6fa0f521
 import io
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from .augment import SimCLRAugment
 from .data import TensorImages, decode_image
 from .maps import cosine_neighbours, neighbour_votes, place, umap_map
+from .runs import read_record
 from .spaces import K, LAYOUTS, build_space, choose_images, encoders_of, judge, probe, same_images, views_of
 from .widget import StaticWidget, javascript, pack, sprite_sheet, stylesheet
 _all_ = ["umap_map"]
@@ -49,7 +50,7 @@ def scaled(
     most = np.iinfo(kind).max
     return (np.clip((positions - middle) / scale + 0.5, 0, 1) * most).round().astype(kind)
 
-# %% ../nbs/07_explore.ipynb #794990ec
+# %% ../nbs/07_explore.ipynb #ee63dd87
 def packed_space(
     j:int,          # number of the space, part of the arrays' names
     space,          # `Space`
@@ -66,7 +67,7 @@ def packed_space(
     middle, scale = on_unit_square([p for _, p in space.ages.values()])
     ages = [judge(h, [p], None if y is None else y[:len(h)]) for h, p in space.ages.values()]
     arrays[f"frames{j}"] = np.stack([scaled(p, m, scale) for (_, p), m in zip(space.ages.values(), middle)])
-    return arrays | _counts(j, "f", ages, y), words | dict(ages=[age.quality[0] for age in ages])
+    return arrays | _counts(j, "f", ages, y), words | dict(epochs=list(space.ages), ages=[age.quality[0] for age in ages])
 
 def _counts(j, prefix, seen, y):
     "Trust and purity as numbers of neighbours, and the classes that they vote for."
@@ -75,7 +76,7 @@ def _counts(j, prefix, seen, y):
     return arrays | {f"{prefix}said{j}": torch.stack([s.said for s in seen]).numpy().astype("u2"),
                      f"{prefix}purity{j}": (torch.stack([s.purity for s in seen]) * K).round().numpy().astype("u1")}
 
-# %% ../nbs/07_explore.ipynb #b340be71
+# %% ../nbs/07_explore.ipynb #68c3bfd2
 def thumbnails(x:Tensor, largest:int=64)->Tensor:   # images, uint8 (N, C, S, S); pixels that are enough to recognise one
     "Small enough for a sheet: larger images are averaged down."
     return x if x.shape[-1] <= largest else F.adaptive_avg_pool2d(x.float(), largest).round().byte()
@@ -90,7 +91,7 @@ class Explorer(StaticWidget):
     epoch = traitlets.Int(-1).tag(sync=True)                                # -1 for the finished networks
 
     def __init__(self,
-        spaces:list,              # of `Space`, of the same images with the same layouts; ages of the same epochs
+        spaces:list,              # of `Space`, of the same images with the same layouts
         gallery,                  # `Gallery`: the images, their labels and names
         layouts:tuple=LAYOUTS,    # n_neighbors and min_dist of each map of a space
         augment=None,             # `SimCLRAugment` of the views; None for no views
@@ -112,7 +113,7 @@ class Explorer(StaticWidget):
         images, held, classes, names = self.gallery
         y = images.y if len(classes) else None
         sheet, columns = sprite_sheet(small := thumbnails(images.x), quality=50)
-        arrays, words, ages = {}, [], next((list(space.ages) for space in self.spaces if space.ages), [])
+        arrays, words = {}, []
         for j, space in enumerate(self.spaces):
             more, said = packed_space(j, space, y)
             arrays, words = arrays | more, [*words, said]
@@ -122,7 +123,8 @@ class Explorer(StaticWidget):
             arrays[f"views{j}"] = scaled(places, middle[0], scale, "u1")
             arrays[f"viewcos{j}"] = np.rint(cosine.clip(0, 1) * 255).astype("u1")
         M = max((len(h) for space in self.spaces for h, _ in space.ages.values()), default=0)
-        meta = dict(spaces=words, N=len(images), M=M, k=K, epochs=ages,
+        epochs = sorted({epoch for space in self.spaces for epoch in space.ages})
+        meta = dict(spaces=words, N=len(images), M=M, k=K, epochs=epochs,
                     layouts=[dict(n=n, d=d) for n, d in self.layouts], home=home, tile=small.shape[-1], columns=columns, names=names,
                     classes=list(classes), labelled=y is not None, views=self.views if self.augment else 0)
         return pack(meta, sheet=sheet, y=images.y.numpy().astype("i2"), held=held.numpy().astype("u1"), **arrays)
@@ -164,7 +166,7 @@ class Explorer(StaticWidget):
                 self.tell("views", views, [f"view {v + 1}" for v in range(self.views)], image=content["image"])
         except ValueError as e: self.send(dict(error=str(e)))
 
-# %% ../nbs/07_explore.ipynb #468bd435
+# %% ../nbs/07_explore.ipynb #c5b7dc7f
 def build_explorer(
     runs:list,               # folders of finished runs that learnt from the same images
     root:str=None,           # folder of the images; None is the one that they were trained on
@@ -177,15 +179,17 @@ def build_explorer(
     progress:bool=None,      # bars for the maps; None: on a terminal
 )->Explorer:                 # of all of it
     "The Explorer of some runs. Raises ValueError that names what differs where they did not learn from the same images."
+    for name, value, low, high in (("views", views, 2, 32), ("aligned", aligned, 16, 2000)):
+        if value and not low <= value <= high: raise ValueError(f"{name}={value} must be 0 for none, or from {low} to {high}")
     config = same_images(runs)
     shown = choose_images(config | dict(root=root or config["root"]), images, seed)
     layouts, spaces = LAYOUTS if grid else ((15, 0.1),), []
     for name, (encode, ages) in encoders_of(runs, controls, seed).items():
         spaces.append(build_space(name, shown.images, encode, layouts, seed, ages if aligned else {}, aligned or 16, progress))
     keys = ("flip_prob", "jitter_strength", "grey_prob", "blur_prob", "rotate_degrees")
-    first = shown.images.x.shape
-    usable = views and "min_crop_scale" in config
-    augment = SimCLRAugment(first[-1], crop_scale=(config["min_crop_scale"], 1.0), **{k: config[k] for k in keys}) if usable else None
+    recipe = next((c for c in (read_record(run)["config"] for run in runs) if views and "min_crop_scale" in c), None)      # a SimCLR run's
+    size = shown.images.x.shape[-1]
+    augment = recipe and SimCLRAugment(size, crop_scale=(recipe["min_crop_scale"], 1.0), **{k: recipe[k] for k in keys})
     return Explorer(spaces, shown, layouts, augment, views, seed)
 
 def explore(
@@ -200,5 +204,6 @@ def explore(
     seed:int=0,                   # of the choice of images, the maps and the views
 )->Path:                          # the file
     "Look into some runs: one HTML file with linked maps, neighbours, epochs and views, to open in a browser."
+    if not Path(out).resolve().parent.is_dir(): raise FileNotFoundError(f"out={out}: there is no folder {Path(out).parent}")
     title = f"Explorer: {', '.join(Path(run).name for run in runs)}"
     return build_explorer(runs, root, images, controls, grid, views, aligned, seed).save(out, title)

@@ -15,7 +15,7 @@ function unpack(bytes) {
   return { meta: head.meta, ...Object.fromEntries(arrays) };
 }
 
-// What takes keys keeps them: JupyterLab would use the arrows to collapse headings before a slider sees them. It looks at the element itself.
+// What takes keys keeps them: JupyterLab would use the arrows to collapse headings before a slider sees them.
 const KEYED = ["button", "canvas", "input", "select"];
 
 // An element with properties, attributes (names with a dash, or role) and children. Text stays text: nothing is parsed as HTML.
@@ -92,7 +92,9 @@ function localModel(state) {
 async function boot(render) {
   const text = (id) => document.getElementById(id).textContent;
   const themes = ["dark", "light"];
-  addEventListener("message", ({ data }) => { if (themes.includes(data?.simclrTheme)) document.documentElement.dataset.theme = data.simclrTheme; });
+  addEventListener("message", ({ data: { simclrTheme } = {} }) => {
+    if (themes.includes(simclrTheme)) document.documentElement.dataset.theme = simclrTheme;
+  });
   const zipped = Uint8Array.from(atob(text("blob")), (c) => c.charCodeAt(0));
   const stream = new Blob([zipped]).stream().pipeThrough(new DecompressionStream("gzip"));
   const state = { ...JSON.parse(text("state")), blob: new Uint8Array(await new Response(stream).arrayBuffer()), live: false };

@@ -149,6 +149,12 @@ WRONG = {   # command line: what the last line of stderr must contain
     "scratch --dataset digits --labels_per_class 5000": ["5000", "there are"],
     "scratch --dataset folder --root lost": ["lost"],
     "scratch --temperature 1": ["no option temperature"],
+    "explore": ["required", "explore.runs"],
+    "explore lost": ["lost"],
+    "explore lost --views 40": ["views=40", "from 2 to 32"],
+    "explore lost --aligned 3000": ["aligned=3000", "from 16 to 2000"],
+    "explore lost --out nowhere/x.html": ["nowhere"],
+    "explore lost --views many": ["views=many is not a whole number"],
     "demo --seeds 0": ["seeds=0"],
     "demo --epochs 0 --run_dir nowhere": ["epochs=0"],
 }

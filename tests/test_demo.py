@@ -29,5 +29,5 @@ def test_demo_beats_its_controls_over_three_seeds(tmp_path):
     for name, s in record["mean"].items():
         assert cells[name][1].startswith(f"{s['linear']:.1%}")
         assert f"{one[name]:.1%} ± {s['few_labels']['1']['sd']:.1%}" in cells[name]
-    for name in ("curves.html", "sweep.html", "demo.json"): assert f"runs/demo/{name}" in done.stdout and (tmp_path / "runs/demo" / name).stat().st_size
+    for name in ("curves.html", "sweep.html", "demo.json", "explorer.html"): assert f"runs/demo/{name}" in done.stdout and (tmp_path / "runs/demo" / name).stat().st_size
     for run in record["runs"]: assert f"runs/demo/{run}: " in done.stdout and (tmp_path / "runs/demo" / run / "encoder.safetensors").exists()

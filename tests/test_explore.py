@@ -237,6 +237,23 @@ def test_epochs_move_the_maps_of_those_that_have_them(opened, explorer):
     assert opened.state("epoch") == -1
 
 
+def test_networks_may_have_epochs_of_their_own(browser, tmp_path):
+    images = toy_images()
+    first, second = toy_spaces(images)
+    short = second._replace(ages={5: first.ages[0], 20: first.ages[3]})
+    explorer = Explorer([first, short], Gallery(images, torch.ones(N, dtype=torch.bool), CLASSES, None), LAYOUTS)
+    page = Opened(browser, explorer.save(tmp_path / "two.html").as_uri() + "#epoch=9")
+    assert page.app("e.data.epochs") == [0, 3, 5, 9, 20]
+    shown = "e.panels.map((p) => p.scene.key)"
+    assert page.app(shown) == ["epoch 9", "epoch 5"]
+    for epoch, keys in ((0, ["epoch 0", "epoch 5"]), (20, ["epoch 9", "epoch 20"]), (3, ["epoch 3", "epoch 5"])):
+        page.page.evaluate(f"location.hash = '#epoch={epoch}'")
+        page.until(f"e.get('epoch') === {epoch}")
+        assert page.app(shown) == keys
+    assert page.errors == []
+    page.context.close()
+
+
 def test_play_goes_through_the_epochs_and_stops(opened):
     opened.page.get_by_role("button", name="play").click()
     opened.until(f"e.get('epoch') === {EPOCHS[-1]}")

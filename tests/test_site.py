@@ -348,3 +348,36 @@ def test_folded_code_opens_without_javascript(site, browser):
     fold.locator("summary").click()
     assert fold.locator("pre").is_visible()
     context.close()
+
+
+@pytest.mark.parametrize("name, widget", [("explore", "explorer"), ("studio", "studio"), ("playground", "playground")])
+def test_a_widget_gets_its_height_and_the_pages_theme(browser, site, name, widget):
+    page, errors = browser.new_page(viewport=dict(width=1200, height=900)), []
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto((site / f"{name}.html").as_uri())
+    page.locator("iframe.widget").first.scroll_into_view_if_needed()
+    frame = page.frame(name=widget)
+    frame.wait_for_selector("html[data-ready]", timeout=20_000)
+    page.wait_for_timeout(400)
+    tall = frame.evaluate("document.documentElement.scrollHeight")
+    assert abs(page.locator("iframe.widget").first.bounding_box()["height"] - tall) < 12          # nothing is cut off, nothing scrolls
+    page.evaluate("document.body.classList.add('quarto-dark')")
+    frame.wait_for_selector(".simclr.dark", timeout=5000)
+    assert errors == []
+    page.close()
+
+
+def test_a_sentence_drives_the_explorer(browser, site):
+    page = browser.new_page()
+    page.goto((site / "explore.html").as_uri())
+    page.locator("iframe.widget").first.scroll_into_view_if_needed()
+    frame = page.frame(name="explorer")
+    frame.wait_for_selector("html[data-ready]", timeout=20_000)
+    links = page.locator('a[target="explorer"]')
+    assert links.count() >= 4
+    for i in range(links.count()):
+        links.nth(i).click()
+        page.wait_for_timeout(400)
+        wanted = links.nth(i).get_attribute("href").split("#")[1]
+        assert set(frame.evaluate("location.hash.slice(1)").split("&")) == set(wanted.split("&"))
+    page.close()

@@ -5,7 +5,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from build_site import LOAD, MATH, closer, dress, finish, mathml, page_name, search_without_server, stage
+from build_site import FRAMES, LOAD, MATH, closer, dress, finish, mathml, page_name, search_without_server, stage
 from citations import cite, cite_notebook, entries, full, short
 from conftest import ROOT
 from readme import readme
@@ -104,7 +104,13 @@ def test_without_javascript_a_widget_gives_way_to_its_picture(tmp_path):
     dress(path)
     dress(path)
     sources = [c.source for c in nbformat.read(path, 4).cells]
-    assert sources == [cell.replace("<img", "<style>iframe.widget{display:none}</style><img"), "<noscript><img></noscript>"]
+    assert sources == [f"{FRAMES}\n\n" + cell.replace("<img", "<style>iframe.widget{display:none}</style><img"), "<noscript><img></noscript>"]
+
+
+def test_a_page_with_figures_loads_their_script_once(tmp_path):
+    path = write(tmp_path, new_markdown_cell('<iframe class="widget"></iframe>'), new_code_cell("f", outputs=[shown(FIGURE)]))
+    dress(path)
+    assert path.read_text(encoding="utf-8").count("figures.js") == 1
 
 
 def test_what_pages_load_is_among_the_resources():

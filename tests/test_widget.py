@@ -438,7 +438,7 @@ def test_the_theme_follows_the_reader_and_the_page_around(browser, tmp_path, sch
     page = seen.open(path)
     look = {True: ".simclr.dark[data-themed]", False: ".simclr:not(.dark)[data-themed]"}      # wait_for_function would need eval, which the policy refuses
     page.wait_for_selector(look[dark])
-    page.evaluate("(theme) => postMessage({ theme }, '*')", "light" if dark else "dark")
+    page.evaluate("(simclrTheme) => postMessage({ simclrTheme }, '*')", "light" if dark else "dark")
     page.wait_for_selector(look[not dark])
     assert seen.errors == []
     page.close()

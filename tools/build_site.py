@@ -22,6 +22,7 @@ from notebooks import ROOT
 DOCS = ROOT / "_docs"
 FIGURE = "application/vnd.plotly.v1+json"
 LOAD = '<script src="plotly.min.js" defer></script><script src="figures.js" defer></script>'
+FRAMES = '<script src="figures.js" defer></script>'                        # tells widgets their theme and gives them their height
 NO_FRAME = "<style>iframe.widget{display:none}</style>"                  # a widget without JavaScript is an empty box
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 KATEX = re.compile(r'<(?:link|script)[^>]*katex[^>]*>(?:</script>)?')
@@ -89,6 +90,8 @@ def dress(path, library=None):
             figure = shown.get(FIGURE)
             if figure is None: continue
             output.data, first = {"text/html": figure_html(figure, first, output.data.get("image/png"))}, False
+    framed = [cell for cell in nb.cells if '<iframe class="widget"' in cell.source]
+    if first and framed and FRAMES not in framed[0].source: framed[0].source = f"{FRAMES}\n\n{framed[0].source}"
     nbformat.write(nb, path)
 
 
