@@ -12,7 +12,7 @@ from PIL import Image
 
 from simclr.data import TensorImages
 from simclr.explore import Explorer, on_unit_square, scaled, thumbnails
-from simclr.spaces import K, Gallery, judge
+from simclr.spaces import K, Gallery, judge, probe
 from simclr.widget import unpack
 from toy_explorer import CLASSES, EPOCHS, LAYOUTS, M, N, toy_encode, toy_explorer, toy_images, toy_spaces
 
@@ -409,8 +409,19 @@ def test_a_picture_of_ones_own_lands_beside_its_twin(explorer, heard):
     assert content["rows"][0]["near"][0] == 25 and "cosine 1.00" in content["rows"][0]["text"]
     assert len(content["places"]) == 2 and len(content["places"][0]) == len(LAYOUTS)
     assert all(-0.01 <= v <= 1.01 for place in content["places"][0] for v in place)
-    assert Image.open(io.BytesIO(buffers[0])).size == (16, 16)
     json.dumps(content)
+    sent = np.asarray(Image.open(io.BytesIO(buffers[0])).convert("RGB")).astype(int)
+    assert sent.shape == (16, 16, 3) and sent[:3, :3].mean() < 60 < sent[:3, -3:].mean()         # the dark corner is still on the left
+
+
+def test_views_in_the_buffer_are_where_the_probe_puts_them(explorer):
+    _, arrays = unpack(explorer.blob)
+    space = explorer.spaces[0]
+    places, cosine = probe(space, explorer.augment, explorer.gallery.images.x, 4, HOME, explorer.seed)
+    corner, side = space.maps[HOME].min(0), np.ptp(space.maps[HOME], axis=0)
+    middle, scale = corner + side / 2, side.max()
+    assert np.abs(arrays["views0"] / 255 - np.clip((places - middle) / scale + 0.5, 0, 1)).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(arrays["viewcos0"] / 255 - cosine.clip(0, 1)).max() <= 0.5 / 255 + 1e-6
 
 
 def test_views_of_the_picked_image_are_sent_as_pictures(explorer, heard):
