@@ -3,8 +3,6 @@
 Builds one from 5,000 held-out images of the given runs (CIFAR-10 for the record) on two maps, nine layouts, 16 views; and one of 10,000
 random points on two maps. Both are opened in headless Chromium. Nothing of the pictures is kept.
 """
-import os
-import shutil
 import statistics
 import sys
 import time
@@ -14,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 ROUNDS = 9
 WATCH = """() => {
   const w = window.watch = {};
@@ -69,22 +67,18 @@ def gesture(page, name):
 
 def measured(runs, folder):
     "Rows of the record."
-    from playwright.sync_api import sync_playwright
+    from chromium import chromium
     from simclr.explore import build_explorer
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program: sys.exit("no Chromium on the PATH: install it, or name it in CHROMIUM")
     start = time.perf_counter()
     real = build_explorer(runs, images=5000, controls=len(runs) == 1, aligned=0, progress=True)
     seconds = time.perf_counter() - start
     what = f"file of 5,000 images, {len(real.spaces)} maps in nine layouts, 16 views"
     path, many = real.save(folder / "real.html", "bench"), large(10_000).save(folder / "many.html", "bench")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+    with chromium() as browser:
         page, wrong = opened(browser, path)
         gesture_page, more = opened(browser, many)
         gesture_page.evaluate(WATCH)
         taken = {name: statistics.median(gesture(gesture_page, name) for _ in range(ROUNDS)) for name in ("caught", "facts")}
-        browser.close()
     return [dict(what=what, value=round(path.stat().st_size / 1e6, 2), unit="MB", goal="≤ 3 MB"),
             dict(what="building it", value=round(seconds), unit="s", goal=""),
             dict(what="requests to anybody, of both pages", value=wrong["requests"] + more["requests"], unit="", goal="0"),

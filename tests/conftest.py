@@ -1,6 +1,5 @@
 "Shared by all tests: the paths of this checkout, and tools/ on the import path."
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,13 +26,10 @@ def ctrl_c_is_heard():
 @pytest.fixture(scope="session")
 def browser():
     "A Chromium that all tests share: CHROMIUM names it, else the first on the PATH; without one the test fails, for a skip looks like a pass."
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program: pytest.fail("no Chromium on the PATH: install it (.ci/run does), or name it in CHROMIUM", pytrace=False)
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
-        yield chromium
-        chromium.close()
+    from chromium import chromium
+    try:
+        with chromium() as found: yield found
+    except FileNotFoundError as e: pytest.fail(str(e), pytrace=False)
 
 
 def project_files():

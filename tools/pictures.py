@@ -6,13 +6,13 @@ import base64
 import hashlib
 import io
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 
 import nbformat
 from PIL import Image, PngImagePlugin
+
+from chromium import chromium
 
 FIGURE, WIDTH = "application/vnd.plotly.v1+json", 960
 DRAW = """async ([figure, width, height]) => {
@@ -59,12 +59,8 @@ def add_pictures(path, page):
 
 def main(paths):
     import plotly
-    from playwright.sync_api import sync_playwright
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser: sys.exit("no Chromium on the PATH: install it, or name it in CHROMIUM")
-    with sync_playwright() as play:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        page = play.chromium.launch(executable_path=browser, args=options).new_page()
+    with chromium() as browser:
+        page = browser.new_page()
         page.add_script_tag(path=Path(plotly.__file__).parent / "package_data/plotly.min.js")
         for path in paths: print(path, add_pictures(path, page), "drawn")
 

@@ -9,13 +9,12 @@ import base64
 import gzip
 import io
 import json
-import os
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
 
+from chromium import chromium
 from notebooks import ROOT
 
 sys.path.insert(0, str(ROOT))
@@ -76,11 +75,7 @@ def picture(browser, path, state):
 
 def draw(names):
     "The pictures of some widgets."
-    from playwright.sync_api import sync_playwright
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not program: sys.exit("no Chromium on the PATH: install it, or name it in CHROMIUM")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+    with chromium() as browser:
         for name in names: (IMAGES / f"{name}.png").write_bytes(picture(browser, WIDGETS / f"{name}-digits.html", STATES[name]))
 
 
