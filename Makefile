@@ -43,8 +43,8 @@ evidence: $(DEVELOPMENT)   ## the runs behind the post-mortem and the ablations,
 	$(BIN)/python bench/experiments.py why_80
 	$(BIN)/python bench/experiments.py ablations
 
-bench: $(DEVELOPMENT)      ## measure the loss against its peers, write results/bench-loss.json; RUNS="a b": the Explorer of two runs too
-	$(BIN)/python bench/loss.py
+bench: $(DEVELOPMENT)      ## every ratio of the page Speed, against peers in one run: results/bench*.json; RUNS="a b": the Explorer of two runs too
+	$(BIN)/python bench/all.py $(PARTS)
 	$(if $(RUNS),$(BIN)/python bench/explorer.py $(RUNS))
 
 clean:      ## remove what was built; .venv and runs/ stay

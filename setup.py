@@ -22,7 +22,7 @@ setup(
     license=meta["license"],
     keywords=lines("keywords"),
     packages=["simclr"],
-    package_data=dict(simclr=["*.js", "*.css"]),
+    package_data=dict(simclr=["*.js", "*.css", "encoders/*/*"]),
     install_requires=lines("requirements"),
     extras_require=dict(notebooks=lines("notebooks_requirements"), dev=lines("dev_requirements")),
     entry_points=dict(console_scripts=["simclr=simclr.cli:main"], nbdev=["simclr=simclr._modidx:d"]),

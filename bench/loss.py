@@ -1,8 +1,11 @@
-"""nt_xent_loss, forward and backward, against the same loss of two peers in one run: python bench/loss.py [--sizes 256 1024]
+"""nt_xent_loss, forward and backward, against the same loss of two peers in one run: python bench/loss.py [--quick] [--sizes 256 1024 4096]
 
 The candidates take turns in an order drawn anew each time, so that a busy moment of the machine, or the caches that one of
 them leaves behind, hit all alike. Checks first that all give the same loss and gradient, prints medians and ratios (above 1:
 ours is faster), writes results/bench-loss.json.
+
+Then the loss in chunks, of 32,768 rows: its peak of memory above the inputs in a process of its own, its distance from a reference in
+float64 that shares no code with it, and its time for each similarity beside that of the whole matrix at N = 4,096.
 
 pytorch-metric-learning pairs anything with anything: its 2N positive pairs meet all 2N(2N-2) negative pairs in one matrix, so
 time and memory grow with N cubed. Where that would not fit in memory it is left out, and the record says so.
@@ -10,24 +13,24 @@ time and memory grow with N cubed. Where that would not fit in memory it is left
 import argparse
 import json
 import os
-import platform
 import random
-import statistics
 import sys
 import time
 import warnings
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from measure import RESULTS, child, digits, megabytes, ratio, report, summary, threads
 
 from simclr.loss import nt_xent_loss
+from simclr.runs import environment, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 PEERS = ["lightly", "pytorch-metric-learning"]
 TAU = 0.5
-SECONDS = 30                                # a candidate that has used this much, and has 5 timings, sits out further turns
+SECONDS = 12                                # a candidate that has used this much, and has 5 timings, sits out further turns
+CHUNK = 256                                 # rows of similarities at a time
 
 
 def candidates():
@@ -86,47 +89,95 @@ def measure(n, dims, rounds, skip, seed=0):
     return {name: summary(ms) for name, ms in times.items()}
 
 
-def summary(ms):
-    q1, median, q3 = (round(v, 3) for v in statistics.quantiles(ms, n=4))
-    return dict(median=median, q1=q1, q3=q3, turns=len(ms))
+def pair(n, dims, seed=0):
+    "Projections of two views of n images: leaves of the graph."
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, dims, generator=generator).requires_grad_() for _ in range(2)]
 
 
-def environment():
-    "What the numbers depend on."
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return dict(date=datetime.now(timezone.utc).strftime("%Y-%m-%d"), cpu=model, cores=os.cpu_count(), threads=torch.get_num_threads(),
-                load=round(os.getloadavg()[0], 1), python=platform.python_version(), torch=torch.__version__,
-                **{name: version(name) for name in PEERS})
+def reference(z1, z2, rows=1024):
+    "The loss and its gradients in float64, by autograd, some rows of the matrix of similarities at a time."
+    a, b = (z.detach().double().requires_grad_() for z in (z1, z2))
+    z = F.normalize(torch.cat([a, b]), dim=1)
+    unit, total, count = z.detach().requires_grad_(), 0.0, len(z)
+    for index in torch.arange(count).split(rows):
+        similarity = unit[index] @ unit.T / TAU                                                        # (rows, 2N)
+        similarity = similarity.masked_fill(index[:, None] == torch.arange(count), -torch.inf)
+        loss = F.cross_entropy(similarity, (index + len(a)) % count, reduction="sum") / count
+        loss.backward()
+        total += loss.item()
+    z.backward(unit.grad)
+    return total, torch.cat([a.grad, b.grad])
+
+
+def memory(n, dims):
+    "In a fresh process: megabytes above the inputs while the loss of n images runs in chunks, and its distance from float64."
+    step(lambda a, b: nt_xent_loss(a, b, TAU, chunk_size=CHUNK), *pair(2 * CHUNK, dims))   # threads and libraries are there
+    z1, z2 = pair(n, dims)
+    before = megabytes("VmRSS")
+    value, _ = step(lambda a, b: nt_xent_loss(a, b, TAU, chunk_size=CHUNK), z1, z2)
+    above = megabytes("VmHWM") - before
+    exact, gradient = reference(z1, z2)
+    off = (torch.cat([z1.grad, z2.grad]) - gradient).abs().max()
+    return dict(megabytes=round(above, 1), value=value, value_error=abs(value - exact), gradient_error=off.item(),
+                relative_gradient_error=(off / gradient.abs().max()).item())
+
+
+def chunked(n, whole, dims, rounds):
+    "The loss in chunks at n images beside the whole matrix at `whole` images, in turns: seconds, and nanoseconds for each similarity."
+    report(f"\nin chunks of {CHUNK}, N = {n:,}: memory, and the distance from float64")
+    found = child(__file__, "--memory", n, "--dims", dims)
+    size, seconds = dict(chunks=n, whole=whole), dict(chunks=[], whole=[])
+    inputs = {name: pair(count, dims) for name, count in size.items()}
+    for turn in range(rounds + 1):
+        for name, z in inputs.items():
+            start = time.perf_counter()
+            step(lambda a, b: nt_xent_loss(a, b, TAU, chunk_size=CHUNK if name == "chunks" else None), *z)
+            if turn: seconds[name].append(time.perf_counter() - start)
+    each = {name: [s / (2 * size[name])**2 for s in taken] for name, taken in seconds.items()}
+    found |= dict(n=n, whole_n=whole, chunk=CHUNK, dims=dims, seconds={name: summary(taken) for name, taken in seconds.items()},
+                  nanoseconds_a_similarity={name: digits(summary(taken)["median"] * 1e9) for name, taken in each.items()},
+                  time_ratio=ratio(each["chunks"], each["whole"]))
+    report(f"  {found['megabytes']:,.0f} MB above the inputs; from float64: value {found['value_error']:.1e}, gradient "
+           f"{found['relative_gradient_error']:.1e} of the largest\n  {found['seconds']['chunks']['median']:.2f} s; for each similarity "
+           f"{found['time_ratio']['median']:.2f} × the time of the whole matrix at N = {whole:,}")
+    return found
+
+
+def sized(n, dims, rounds):
+    "The row of the record for N = n."
+    skip = left_out(n)
+    times = measure(n, dims, rounds, skip)
+    ours = times["simclr"]["median"]
+    report(f"\nN = {n:,}, D = {dims}, forward and backward")
+    for name, t in times.items():
+        report(f"  {name:<24} {t['median']:9.2f} ms  ({t['q1']:.2f} to {t['q3']:.2f}) {t['median'] / ours:7.2f} × the time of simclr")
+    for name, reason in skip.items(): report(f"  {name:<24} left out: {reason}")
+    ratios = {name: round(t["median"] / ours, 2) for name, t in times.items() if name != "simclr"}
+    return dict(n=n, dims=dims, milliseconds=times, ratio_to_simclr=ratios, left_out=skip)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024], help="images N; the loss sees 2N rows")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; no figures")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024, 4096], help="images N; the loss sees 2N rows")
     parser.add_argument("--dims", type=int, default=128, help="dimensions of z")
-    parser.add_argument("--rounds", type=int, default=50, help="timed turns of each candidate")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/bench-loss.json")
+    parser.add_argument("--rounds", type=int, default=30, help="timed turns of each candidate, fewer where they are long")
+    parser.add_argument("--out", type=Path, default=RESULTS / "bench-loss.json")
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    where = environment()
-    print(", ".join(f"{name} {value}" for name, value in where.items()))
-    if where["load"] > 0.5 * where["cores"]: print("note: the machine is busy, and then slow candidates look slower than they are")
-    results = []
-    for n in args.sizes:
-        skip = left_out(n)
-        times = measure(n, args.dims, args.rounds, skip)
-        ours = times["simclr"]["median"]
-        ratios = {name: round(t["median"] / ours, 2) for name, t in times.items() if name != "simclr"}
-        results.append(dict(n=n, dims=args.dims, milliseconds=times, ratio_to_simclr=ratios, left_out=skip))
-        print(f"\nN = {n}, D = {args.dims}, forward and backward")
-        for name, t in times.items():
-            print(f"  {name:<24} {t['median']:9.2f} ms  ({t['q1']:.2f} to {t['q3']:.2f}) {t['median'] / ours:7.2f} × the time of simclr")
-        for name, reason in skip.items(): print(f"  {name:<24} left out: {reason}")
-    args.out.parent.mkdir(exist_ok=True)
-    record = dict(what="nt_xent_loss, forward and backward", rounds=args.rounds, temperature=TAU, environment=where, results=results)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\n{args.out}")
+    if args.memory: return print(json.dumps(memory(args.memory, args.dims)))
+    torch.set_num_threads(1 if args.quick else threads())
+    sizes, large, whole, rounds = ([16, 32], 512, 64, 2) if args.quick else (args.sizes, 16_384, 4_096, args.rounds)
+    where = dict(environment(), threads=torch.get_num_threads(), load=round(os.getloadavg()[0], 1))
+    where |= {name: version(name) for name in PEERS}
+    if where["load"] > 0.5 * where["cores"]: report("note: the machine is busy, and then slow candidates look slower than they are")
+    results = [sized(n, args.dims, rounds) for n in sizes]
+    part = dict(what="nt_xent_loss, forward and backward", quick=args.quick, rounds=rounds, temperature=TAU, environment=where,
+                results=results, chunked=chunked(large, whole, args.dims, 1 if args.quick else 3))
+    write_json(part, args.out)
+    report(f"\n{args.out.name}")
 
 
 if __name__ == "__main__": sys.exit(main())

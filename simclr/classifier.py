@@ -7,7 +7,7 @@ Docs: https://simclr-notebooks.github.io/simclr/classifier.html.md"""
 # %% auto #0
 __all__ = ['pad_crop_flip', 'label_subset', 'repeated', 'Classifier', 'ClassifierReport', 'build_classifier', 'train_classifier']
 
-# %% ../nbs/05b_classifier.ipynb #7e738851
+# %% ../nbs/05b_classifier.ipynb #0d63e4cc
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,8 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .data import Images, image_loader
+from .batches import image_loader
+from .data import Images
 from .evaluate import accuracy, score_on_test, score_table
 from .model import count_macs, count_parameters, embed, save_encoder
 from .optim import build_optimizer, warmup_cosine

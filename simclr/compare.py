@@ -8,7 +8,7 @@ Docs: https://simclr-notebooks.github.io/simclr/compare.html.md"""
 __all__ = ['SAME', 'CONTROLS', 'SYMBOLS', 'data_of', 'read_scored', 'start_of', 'kind', 'row_names', 'names_by_kind', 'average',
            'scores_by_kind', 'shown', 'draw_scores', 'draw_learning', 'draw_sweep', 'compare']
 
-# %% ../nbs/06b_compare.ipynb #1c06e1e9
+# %% ../nbs/06b_compare.ipynb #183aec33
 import json
 import re
 from html import escape
@@ -17,7 +17,8 @@ from statistics import mean
 from textwrap import wrap
 
 from .evaluate import mean_scores, score_table
-from .runs import COLOURS, FREE, read_record, whole_file
+from .files import write_page
+from .runs import COLOURS, FREE, read_record
 
 # %% ../nbs/06b_compare.ipynb #f1603ab5
 def data_of(record:dict)->dict:   # of a run
@@ -173,7 +174,7 @@ def draw_learning(
                          legend=dict(orientation="h", y=-0.2))
     return figure if runs else None
 
-# %% ../nbs/06b_compare.ipynb #e3a917ce
+# %% ../nbs/06b_compare.ipynb #f023682a
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")
 
 def draw_sweep(
@@ -199,10 +200,9 @@ def draw_sweep(
     claim = f"{first}: {100 * few[least]['mean']:.0f} % right with {least} label{'s' * (least > 1)} a class"
     figure.update_layout(template="plotly_white", height=420, title=shown(claim, 90))
     if path is None: return figure
-    with whole_file(path) as part: figure.write_html(part, include_plotlyjs=True)
-    return path
+    return write_page(path, claim, [figure])
 
-# %% ../nbs/06b_compare.ipynb #fbf11dd9
+# %% ../nbs/06b_compare.ipynb #fa992037
 def compare(
     runs:list[str],              # folders of finished runs of any kind, or their results.json
     out:str="compare.html",      # the table and the figures, one file that works without a network
@@ -217,10 +217,6 @@ def compare(
     print(table)
     classes = re.search(r"(\d+) classes", records[0].get("images", ""))
     learned = draw_learning(records, [names[kind(next(iter(r["evaluate"]["scores"])), r)] for r in records])
-    figures = filter(None, (draw_scores(scores, int(classes[1]) if classes else None), learned))
-    parts = [f.to_html(full_html=False, include_plotlyjs=not n) for n, f in enumerate(figures)]
-    title = f"{len(records)} run{'s' * (len(records) > 1)} on {escape(str(records[0]['config']['dataset']))}"
-    head = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title></head><body><h1>{title}</h1>"
-    page = "\n".join([head, f"<pre>{escape(table)}</pre>", *parts, "</body></html>"])
-    with whole_file(out) as part: part.write_text(page, encoding="utf-8")
-    return Path(out)
+    figures = [f for f in (draw_scores(scores, int(classes[1]) if classes else None), learned) if f]
+    title = f"{len(records)} run{'s' * (len(records) > 1)} on {records[0]['config']['dataset']}"
+    return write_page(out, title, figures, table)

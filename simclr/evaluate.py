@@ -9,15 +9,15 @@ __all__ = ['accuracy', 'knn_accuracy', 'fit_linear', 'LinearProbe', 'linear_prob
            'few_label_accuracy', 'crop_and_flip', 'score_on_test', 'score_table', 'mean_scores', 'evaluate_run',
            'embed_folder', 'embed']
 
-# %% ../nbs/05_evaluate.ipynb #684750cc
+# %% ../nbs/05_evaluate.ipynb #0e1e98c4
 import time
 from pathlib import Path
 from typing import NamedTuple
-
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from .augment import SimCLRAugment
-from .data import FileImages, TensorImages, find_images, image_loader, load_images
+from .batches import image_loader
+from .data import FileImages, TensorImages, find_images, load_images
 from .model import build_encoder, embed, knn_predict, load_encoder
 from .runs import environment, load_run, read_record, whole_file, write_json
 _all_ = ["embed"]
@@ -205,7 +205,7 @@ def mean_scores(
         for k in {"classifier", "linear", "knn"} & set(s[0]): result[name] |= zip((k, f"{k}_sd"), _mean_sd([x[k] for x in s]).values())
     return result
 
-# %% ../nbs/05_evaluate.ipynb #a8621426
+# %% ../nbs/05_evaluate.ipynb #b23c07b9
 def evaluate_run(
     run:str,                     # folder of a finished pre-training run
     root:str|None=None,          # folder of images; null is the one the run was trained on
@@ -216,7 +216,7 @@ def evaluate_run(
     echo:bool=True,              # print the table
 )->dict:                         # scores of each kind of features, as added to the run's results.json
     "Score a frozen encoder on the test set (kNN, linear probe, few labels) beside controls, and add that to the run's results.json."
-    folder, record, start = Path(run), read_record(run), time.perf_counter()
+    folder, record, start = Path(run), read_record(Path(run).absolute()), time.perf_counter()
     if "label_fraction" in (config := record["config"]): raise ValueError(f"{folder} is no pre-training run; it has scored itself")
     encoder = load_encoder(folder, "cuda" if torch.cuda.is_available() else "cpu")
     images = load_images(config["dataset"], root or config["root"], config["image_size"], config["val_fraction"])

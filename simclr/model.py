@@ -9,18 +9,19 @@ __all__ = ['BACKBONES', 'STEMS', 'torchvision_resnet', 'conv_bn', 'ResNet8', 'En
            'evaluating', 'count_macs', 'ProjectionHead', 'SimCLRModel', 'fast_precision', 'embed', 'knn_predict',
            'save_encoder', 'load_state', 'empty_encoder', 'load_encoder']
 
-# %% ../nbs/03_model.ipynb #6b15ae71
+# %% ../nbs/03_model.ipynb #48588f8b
 import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from .data import image_loader
+from .batches import image_loader
+from .files import check_finite, run_path, whole_file
 
 # %% ../nbs/03_model.ipynb #d5aae413
 BACKBONES = ("resnet8", "resnet18", "resnet34", "resnet50")
@@ -207,19 +208,19 @@ def knn_predict(
         votes.append(tally.scatter_add_(1, labels[index], weight).argmax(1))      # (q,)
     return torch.cat(votes)
 
-# %% ../nbs/03_model.ipynb #dccd4898
+# %% ../nbs/03_model.ipynb #c12a76ff
 def save_encoder(encoder:Encoder, path):   # the file to write, encoder.safetensors by custom
-    "Weights, buffers and configuration in one safetensors file, written whole or not at all."
+    "Weights, buffers and configuration in one safetensors file, written whole or not at all. ValueError for weights that are not finite."
     tensors = {k: v.contiguous().cpu() for k, v in encoder.net.state_dict().items()}
-    part = Path(f"{path}.part")
-    save_file(tensors, part, metadata={"simclr_encoder": json.dumps(encoder.config)})
-    part.replace(path)
+    check_finite(tensors, f"{path} is not written:")
+    with whole_file(path) as part: part.write_bytes(save(tensors, metadata={"simclr_encoder": json.dumps(encoder.config)}))
 
 def load_state(module, tensors:dict):   # tensors by name, as `state_dict` gives them
-    "Put tensors into a module, also one on the meta device. ValueError names what is missing, unknown or of another shape."
+    "Put tensors into a module, also one on the meta device. ValueError names what is missing, unknown, of another shape or not finite."
     own = module.state_dict()
     try: module.load_state_dict({k: v.to(own[k].dtype) if k in own else v for k, v in tensors.items()}, assign=True)
     except RuntimeError as e: raise ValueError(" ".join(str(e).split())) from e
+    check_finite(tensors, "among its weights")
 
 def empty_encoder(text:str)->Encoder:   # a JSON object of all the arguments of `build_encoder`
     "The encoder that a configuration in JSON describes, on the meta device: shapes alone, no memory, no random numbers."
@@ -232,11 +233,11 @@ def empty_encoder(text:str)->Encoder:   # a JSON object of all the arguments of 
     with torch.device("meta"): return build_encoder(**config)
 
 def load_encoder(
-    path,            # a file written by `save_encoder`, or a run's folder that holds encoder.safetensors
+    path,            # a file written by `save_encoder`, a run's folder that holds encoder.safetensors, or cifar10-small
     device="cpu",    # where the encoder shall live
 )->Encoder:          # in evaluation mode
     "Read an encoder without running any code from the file. Raises FileNotFoundError, or ValueError that says what differs."
-    path = Path(path)
+    path = run_path(path)
     if path.is_dir(): path = path / "encoder.safetensors"
     if not path.is_file(): raise FileNotFoundError(f"no encoder at {path}")
     try:

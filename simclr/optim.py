@@ -48,8 +48,8 @@ def warmup_cosine(
     part = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * (1 + math.cos(math.pi * part)) / 2
 
-# %% ../nbs/03c_optim.ipynb #a37c3117
-BASE_LR = dict(lars=0.3, sgd=0.3, adamw=1e-3)       # the paper's, and a usual one for Adam; before scaling
+# %% ../nbs/03c_optim.ipynb #f91addf3
+BASE_LR = dict(lars=0.3, sgd=0.3, adamw=1e-3, muon=1e-3)    # the paper's, and a usual one for Adam, whose steps Muon takes; before scaling
 
 def decay_groups(
     model:torch.nn.Module,   # any
@@ -68,12 +68,15 @@ def decay_groups(
     return [dict(params=weights, weight_decay=weight_decay), dict(params=rest, weight_decay=0.0)]
 
 def build_optimizer(
-    name:str,                # lars, sgd or adamw; anything else raises ValueError
+    name:str,                # lars, sgd, adamw or muon; anything else raises ValueError
     model:torch.nn.Module,   # whose parameters are to move
     lr:float,                # peak learning rate, already scaled
     weight_decay:float,      # of weights; biases and norms have none
 )->torch.optim.Optimizer:    # with the two groups of `decay_groups`
-    """LARS (You et al. 2017, arXiv:1708.03888) with the paper's momentum of 0.9, SGD with Nesterov momentum, or AdamW.
+    """LARS (You et al. 2017, arXiv:1708.03888) with the paper's momentum of 0.9, SGD with Nesterov momentum, AdamW, or Muon.
+
+    Muon is that of Jordan et al. 2024, scaled to the steps of Adam (Liu et al. 2025, arXiv:2502.16982, Section 2.2), with Nesterov
+    momentum of 0.95; biases, norms and matrices of under four rows or columns take steps of Adam, Nesterov's too (Dozat 2016).
 
     ```python
     >>> [(g["momentum"], g["always_adapt"]) for g in build_optimizer("lars", torch.nn.Linear(4, 3), 4.8, 1e-6).param_groups]
@@ -87,4 +90,7 @@ def build_optimizer(
         return Lars([dict(weights, always_adapt=True), rest], lr=lr, momentum=0.9)
     if name == "sgd": return torch.optim.SGD([weights, rest], lr=lr, momentum=0.9, nesterov=True)
     if name == "adamw": return torch.optim.AdamW([weights, rest], lr=lr)
+    if name == "muon":
+        from timm.optim import Muon
+        return Muon([weights, dict(rest, use_fallback=True)], lr=lr, nesterov=True)
     raise ValueError(f"optimizer={name!r} is not one of {', '.join(BASE_LR)}")

@@ -13,7 +13,8 @@ import yaml
 
 import simclr.classifier as module_under_test
 from simclr.classifier import Classifier, ClassifierReport, label_subset, pad_crop_flip, repeated, train_classifier
-from simclr.data import FileImages, TensorImages, image_loader, load_images
+from simclr.batches import image_loader
+from simclr.data import FileImages, TensorImages, load_images
 from simclr.evaluate import accuracy
 from simclr.model import build_encoder, embed, load_encoder
 from simclr.pretrain import build_trainer, fit

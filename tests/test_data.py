@@ -12,8 +12,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from simclr.data import (DATASETS, EpochShuffle, FileImages, TensorImages, _channel_stats, decode_image, find_images,
-                         image_loader, load_images, stratified_split)
+from simclr.data import (DATASETS, FileImages, TensorImages, _channel_stats, decode_image, find_images, load_images,
+                         stratified_split)
 
 
 def picture(path, value=None, size=(8, 8), mode="L"):
@@ -189,51 +189,6 @@ def test_decoding_is_quick(tmp_path):
     path, start = picture(tmp_path / "x.jpg", size=(32, 32)), time.process_time()
     for _ in range(200): decode_image(path, 32)
     assert (time.process_time() - start) / 200 < 2e-3         # 0.15 ms where measured: 60,000 files in about 10 s
-
-
-# ---- batches ----
-
-def test_order_is_a_function_of_seed_and_epoch_alone():
-    def order(n, seed, epoch):
-        torch.rand(random.randrange(5)); s = EpochShuffle(n, seed); s.set_epoch(epoch); return list(s)
-    orders = {(seed, epoch): order(50, seed, epoch) for seed in range(4) for epoch in range(4)}
-    assert len({tuple(o) for o in orders.values()}) == 16
-    for key, o in orders.items(): assert sorted(o) == list(range(50)) and order(50, *key) == o
-    sampler = EpochShuffle(50, 2)
-    for epoch in (3, 0, 3): sampler.set_epoch(epoch); assert list(sampler) == list(sampler) == orders[2, epoch]
-
-
-@pytest.mark.parametrize("n, batch, drop, sizes", [(10, 4, False, [4, 4, 2]), (10, 4, True, [4, 4]), (8, 4, True, [4, 4]), (3, 4, False, [3]),
-                                                   (4, 4, True, [4]), (0, 4, False, [])])
-def test_last_batch(n, batch, drop, sizes):
-    images = TensorImages(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), torch.arange(n))
-    for shuffle in (False, True):
-        loader = image_loader(images, batch, shuffle, drop_last=drop)
-        batches = list(loader)
-        assert [len(x) for x, y in batches] == sizes and len(loader) == len(sizes)
-        seen = [i for x, y in batches for i in y.tolist()]
-        assert len(set(seen)) == len(seen) and (drop or sorted(seen) == list(range(n)))
-    with pytest.raises(ValueError, match=f"batch_size={n + 1} is larger than the {n} training images"): image_loader(images, n + 1, drop_last=True)
-
-
-def test_two_workers_give_the_batches_of_memory(tmp_path):
-    tree(tmp_path, {"a": 9, "b": 14})
-    files = FileImages(find_images(tmp_path), torch.tensor([0] * 9 + [1] * 14), 8)
-    loaders = [image_loader(part, 5, shuffle=True, seed=3, drop_last=True, workers=2) for part in (files, files.load())]
-    assert [loader.num_workers for loader in loaders] == [2, 0]
-    epochs = []
-    for epoch in range(2):                                    # the same workers, kept alive
-        for loader in loaders: loader.sampler.set_epoch(epoch)
-        a, b = map(list, loaders)
-        assert len(a) == len(b) == 4
-        for (xa, ya), (xb, yb) in zip(a, b): assert torch.equal(xa, xb) and torch.equal(ya, yb)
-        epochs.append(numbers(TensorImages(torch.cat([x for x, y in a]), torch.cat([y for x, y in a]))))
-    assert epochs[0] != epochs[1]
-
-
-def test_a_worker_names_the_bad_file(tmp_path):
-    tree(tmp_path, {"a": 3}); (tmp_path / "a" / "bad.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="bad.png"): list(image_loader(FileImages(find_images(tmp_path), torch.zeros(4), 8), 2, workers=1))
 
 
 # ---- the split ----

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from timm.optim import NAdamW
 from torch import nn
 
 from simclr.model import SimCLRModel, build_encoder
@@ -67,6 +68,28 @@ def test_lars_against_the_formula(decay):
     torch.testing.assert_close(layer.bias.detach().double(), b, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(12, 8), (8, 12), (8, 3, 3, 3)])
+def test_muon_against_the_singular_value_decomposition(shape):
+    "Jordan et al. 2024: the Nesterov momentum with every singular value at 1; 0.2 √max of Liu et al. 2025; norms and biases take NAdamW's."
+    torch.manual_seed(0)
+    layer = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], 3)
+    bias = nn.Parameter(layer.bias.detach().clone())
+    muon, adamw = build_optimizer("muon", layer, 0.1, 0.0), NAdamW([bias], lr=0.1, betas=(0.9, 0.95), weight_decay=0)
+    momentum = torch.zeros(shape)
+    for _ in range(3):
+        before, g = layer.weight.detach().clone(), torch.randn(shape)
+        layer.weight.grad, layer.bias.grad = g.clone(), torch.randn(shape[0])
+        bias.grad = layer.bias.grad.clone()
+        muon.step(), adamw.step()
+        momentum = 0.95 * momentum + 0.05 * g
+        u, _, v = torch.linalg.svd((0.05 * g + 0.95 * momentum).flatten(1), full_matrices=False)
+        step = ((before - layer.weight.detach()) / 0.1).flatten(1)
+        wanted = 0.2 * max(step.shape)**0.5 * u @ v
+        cosine = (step * wanted).sum() / step.norm() / wanted.norm()
+        assert cosine > 0.97 and step.norm() / wanted.norm() == pytest.approx(1, abs=0.15)    # five turns of a polynomial, in bfloat16
+    torch.testing.assert_close(layer.bias, bias, atol=1e-5, rtol=1e-5)
+
+
 def test_optimizers_have_the_papers_momentum():
     lars, sgd = (build_optimizer(name, tiny_model(), 0.1, 1e-6) for name in ("lars", "sgd"))
     assert {g["momentum"] for g in lars.param_groups + sgd.param_groups} == {0.9}
@@ -81,7 +104,7 @@ def test_unknown_rules_are_named(method):
 
 @pytest.mark.parametrize("name", ["adam", "LARS", "", None])
 def test_unknown_optimizers_are_named(name):
-    with pytest.raises(ValueError, match="optimizer=.* is not one of lars, sgd, adamw"): build_optimizer(name, nn.Linear(2, 2), 0.1, 0)
+    with pytest.raises(ValueError, match="optimizer=.* is not one of lars, sgd, adamw, muon"): build_optimizer(name, nn.Linear(2, 2), 0.1, 0)
 
 
 @pytest.mark.parametrize("name", BASE_LR)

@@ -58,6 +58,7 @@ def test_wheel_holds_the_package_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"simclr", f"simclr_notebooks-{META['version']}.dist-info"}
     ours = {f"simclr/{p.name}" for p in (ROOT / "simclr").iterdir() if p.suffix in (".py", ".js", ".css")}
+    ours |= {f"simclr/encoders/{p.parent.name}/{p.name}" for p in (ROOT / "simclr/encoders").glob("*/*")}
     assert {name for name in names if name.startswith("simclr/")} == ours
 
 
