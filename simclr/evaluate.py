@@ -205,7 +205,7 @@ def mean_scores(
         for k in {"classifier", "linear", "knn"} & set(s[0]): result[name] |= zip((k, f"{k}_sd"), _mean_sd([x[k] for x in s]).values())
     return result
 
-# %% ../nbs/05_evaluate.ipynb #b23c07b9
+# %% ../nbs/05_evaluate.ipynb #9fdf881a
 def evaluate_run(
     run:str,                     # folder of a finished pre-training run
     root:str|None=None,          # folder of images; null is the one the run was trained on
@@ -216,8 +216,8 @@ def evaluate_run(
     echo:bool=True,              # print the table
 )->dict:                         # scores of each kind of features, as added to the run's results.json
     "Score a frozen encoder on the test set (kNN, linear probe, few labels) beside controls, and add that to the run's results.json."
-    folder, record, start = Path(run), read_record(Path(run).absolute()), time.perf_counter()
-    if "label_fraction" in (config := record["config"]): raise ValueError(f"{folder} is no pre-training run; it has scored itself")
+    folder, record, start = Path(run), read_record(run), time.perf_counter()
+    if "label_fraction" in (config := record["config"]) or not folder.exists(): raise ValueError(f"{run} is no pre-training run of yours")
     encoder = load_encoder(folder, "cuda" if torch.cuda.is_available() else "cpu")
     images = load_images(config["dataset"], root or config["root"], config["image_size"], config["val_fraction"])
     if not images.classes: raise ValueError(f"{root or config['root']} has no class sub-folders: without labels there is nothing to score")
