@@ -1,4 +1,4 @@
-"""Same network, same numbers out, a third more images a second: one gradient as nine products, one mean, a word to the allocator.
+"""Same network, same numbers up to rounding, more images a second: one gradient as nine products, one mean, a word to the allocator.
 
 Docs: https://simclr-notebooks.github.io/simclr/speed.html.md"""
 
