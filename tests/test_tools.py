@@ -211,3 +211,21 @@ def test_the_home_page_names_every_notebook():
     text = (ROOT / "nbs/index.ipynb").read_text(encoding="utf-8")
     table = text[text.index("## The notebooks"):]
     assert [path.name for path in notebooks() if path.stem != "index" and f"]({path.name})" not in table] == []
+
+
+def test_a_picture_of_few_colours_keeps_those_of_a_small_mark():
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from pictures import small_png
+    greys = np.repeat(np.linspace(40, 255, 400).round().astype(np.uint8)[None, :, None], 300, 0).repeat(3, 2)
+    marks = [(0, 158, 115), (0, 114, 178), (230, 159, 0)]
+    for i, colour in enumerate(marks): greys[10:14, 20 * i:20 * i + 4] = colour                # 16 of 120,000 pixels each
+    png = io.BytesIO()
+    Image.fromarray(greys).save(png, "png")
+    small = small_png("data:image/png;base64," + base64.b64encode(png.getvalue()).decode(), "x")
+    seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB")).astype(int)
+    for i, colour in enumerate(marks): assert abs(seen[11, 20 * i + 1] - colour).max() <= 8

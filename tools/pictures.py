@@ -31,10 +31,10 @@ def digest(figure): return hashlib.sha256(json.dumps(figure, sort_keys=True).enc
 
 
 def small_png(url, mark):
-    "A picture of 64 colours that carries a mark, as base64, from the data URL of one with all."
+    "A picture of the 64 colours that cover all (the usual ones would lose a rare line's) with a mark, as base64, from a data URL."
     image, out, note = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("RGB"), io.BytesIO(), PngImagePlugin.PngInfo()
     note.add_text("figure", mark)
-    image.quantize(64).save(out, "png", optimize=True, pnginfo=note)
+    image.quantize(64, Image.Quantize.MAXCOVERAGE).save(out, "png", optimize=True, pnginfo=note)
     return base64.b64encode(out.getvalue()).decode()
 
 
