@@ -21,6 +21,8 @@ def step_bytes(
 )->dict:                 # bytes on each device: layers, loss
     """What a training step holds at its peak, beside weights and views. The loss is computed by every device for all rows.
 
+    Layers and loss are held together; with micro-batches one after the other, and the larger is the peak.
+
     ```python
     >>> {k: round(v / 1e9, 2) for k, v in step_bytes(4096, 4.7e6).items()}              # ResNet-18 on 32 × 32 pixels, GB
     {'layers': 38.5, 'loss': 0.06}
