@@ -1,6 +1,7 @@
 """How good a probe after so many minutes of two CPU cores: ours, lightly's recipe and the original's, same net, CIFAR-10 (JPEG).
 
-    python bench/minutes.py pace                  # images a second of each recipe, on a quiet machine; a minute
+    python bench/minutes.py pace                  # images a second of each recipe, on a quiet machine: 2 minutes, 10 without bfloat16
+    python bench/minutes.py pace --out results/minutes-no-bf16.json      # of another machine: no run is planned by it
     python bench/minutes.py run ours --minutes 10 30   # train for that many minutes' worth of epochs, score, add to the record
     python bench/minutes.py run lightly original --minutes 10
     python bench/minutes.py ship                  # the best of ours, by held-out images, into simclr/encoders in half precision
@@ -108,7 +109,8 @@ BATCH = dict(ours=OURS["batch_size"], lightly=256, original=512)
 
 # Pace and runs
 
-def read_record(): return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else dict(net=NET, seed=SEED, pace={}, runs=[])
+def read_record(file=RECORD):
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else dict(net=NET, seed=SEED, pace={}, runs=[])
 
 
 def steps_timed(images, name, folder, warm=15, steps=60, **more):
@@ -177,9 +179,9 @@ def main(args):
         from tempfile import TemporaryDirectory
         for name in args.recipes or RECIPES:
             with TemporaryDirectory() as folder: found = pace(images, name, Path(folder))
-            record = read_record()
+            record = read_record(args.out)
             record["pace"][name] = found
-            write_json(record, RECORD)
+            write_json(record, args.out)
             report(f"{name}: {found['median']:.0f} images/s")
         return
     for minutes in args.minutes:
@@ -198,6 +200,7 @@ if __name__ == "__main__":
         sub = commands.add_parser(command)
         if command == "ship": continue
         sub.add_argument("recipes", nargs="*" if command == "pace" else "+", metavar="RECIPE", help=", ".join(RECIPES))
+        if command == "pace": sub.add_argument("--out", type=Path, default=RECORD, help="another record, for another machine")
         if command == "run":
             sub.add_argument("--minutes", type=float, nargs="+", required=True)
             sub.add_argument("--rate", type=float, help="images a second, instead of the pace of the record")
