@@ -13,7 +13,7 @@ METADATA    := settings.ini setup.py pyproject.toml
 help:       ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */	/' | while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
-demo: $(RUNTIME)           ## SimCLR on handwritten digits, from nothing to a measured result, in about two minutes on two cores
+demo: $(RUNTIME)           ## SimCLR on handwritten digits, from nothing to a measured result, in two to five minutes on two cores
 	$(BIN)/simclr demo
 
 test: $(DEVELOPMENT)       ## every test: the library, its doctests, the notebooks, the wheel
