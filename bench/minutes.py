@@ -1,6 +1,6 @@
 """How good a probe after so many minutes of two CPU cores: ours, lightly's recipe and the original's, same net, CIFAR-10 (JPEG).
 
-    python bench/minutes.py pace                  # images a second of each recipe, on a quiet machine: 2 minutes, 10 without bfloat16
+    python bench/minutes.py pace                  # images a second of each recipe, on a quiet machine: 3 minutes, 10 without bfloat16
     python bench/minutes.py pace --out results/minutes-no-bf16.json      # of another machine: no run is planned by it
     python bench/minutes.py run ours --minutes 10 30   # train for that many minutes' worth of epochs, score, add to the record
     python bench/minutes.py run lightly original --minutes 10
