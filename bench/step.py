@@ -3,12 +3,12 @@
 Each candidate is a process of its own, with the same net, projection head, batch and CIFAR-10 images. They take turns, A B C … A B C …:
 only one runs, the others are stopped together with their workers, in the midst of training. Writes the part `step` of results/bench.json.
 
-    simclr           `simclr pretrain` as it is: its Trainer, loader, views, bf16, LARS, log
+    simclr           `simclr pretrain` as it is: its Trainer, loader, views, precision, LARS, log
     simclr, plain    the same without what `simclr.speed.quicken` does to the net and to memory
     lightly          lightly's documented example: CIFAR-10 in memory, SimCLRTransform on PIL images, a pass for each view, SGD, fp32
-    lightly, bf16    the same with bf16 autocast and channels_last
+    lightly, bf16    the same with bf16 autocast and channels_last; left out where the processor has no bfloat16
     encoder          forward and backward of the bare encoder on views that are there already
-    matmul           2,048³ in bf16: what the cores can do
+    matmul           2,048³ in the precision of training: what the cores can do
 """
 import argparse
 import json
@@ -145,7 +145,8 @@ def bare(job, turns):
 
 def peak(job, turns):
     import torch
-    a, b = (torch.randn(SIDE, SIDE).bfloat16() for _ in range(2))
+    from simclr.model import fast_precision
+    a, b = (torch.randn(SIDE, SIDE).to(fast_precision("cpu")) for _ in range(2))
     turns.wait()
     while True: a @ b, turns.done()
 
@@ -261,10 +262,11 @@ def take_turns(candidates, steps, rounds, matmuls, say):
 def figures(seconds, batch, operations):
     "What the seconds of the candidates, a list each, say: images a second, ratios, shares. Operations are those of a step."
     median = {name: statistics.median(s) for name, s in seconds.items()}
-    rows = {name: summary([batch / s for s in seconds[name]]) for name in ("simclr", *PEERS)}
+    peers = [name for name in PEERS if name in seconds]
+    rows = {name: summary([batch / s for s in seconds[name]]) for name in ("simclr", *peers)}
     fraction = lambda name: digits(operations / median[name] / (2 * SIDE**3 / median["matmul"]))
     share = [1 - e / s for e, s in zip(seconds["encoder"], seconds["simclr"], strict=True)]
-    faster = {name: ratio(seconds[name], seconds["simclr"]) for name in PEERS}
+    faster = {name: ratio(seconds[name], seconds["simclr"]) for name in peers}
     return dict(images_per_second=rows, times_faster=faster,
                 not_the_encoder=dict(summary(share), median=digits(1 - median["encoder"] / median["simclr"])),
                 operations=operations, peak_gflops=digits(2 * SIDE**3 / median["matmul"] / 1e9),
@@ -272,12 +274,17 @@ def figures(seconds, batch, operations):
                 seconds={name: [digits(v) for v in s] for name, s in seconds.items()})
 
 
+def contestants(precision):
+    "Who takes turns. Where bfloat16 is only emulated it is slower than float32, and nobody would train in it."
+    return [name for name in ("simclr", *PEERS, "encoder", "matmul") if precision == "bfloat16" or name != "lightly, bf16"]
+
+
 def measure(net, plan, folder):
     "All figures for one net."
     say, candidates, policies = lambda text: report(f"  {net}: {text}"), {}, {}
     steps, warm, rounds, count = ((plan["nets"][net] | plan)[key] for key in ("steps", "warm", "rounds", "threads"))
     try:
-        for name in ("simclr", *PEERS, "encoder", "matmul"):
+        for name in contestants(plan["precision"]):
             say(f"{name} starts")
             if name.startswith("lightly") and plan["trial"]:
                 candidates[name], policies[name] = better_policy(name, net, folder, count, steps, warm)
@@ -311,7 +318,8 @@ def main(args):
     if args.candidate: return CANDIDATES[args.candidate](Job(args.nets[0], args.folder), Turns())
     from importlib.metadata import version
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))            # so that nothing is left behind
-    plan = QUICK if args.quick else dict(FULL, threads=threads())
+    from simclr.model import fast_precision
+    plan = dict(QUICK if args.quick else dict(FULL, threads=threads()), precision=str(fast_precision("cpu")).removeprefix("torch."))
     with TemporaryDirectory() as folder:
         report("step: decoding the images")
         images = keep_images(Path(folder), plan["images"])
@@ -323,7 +331,7 @@ def main(args):
         for name, row in found["images_per_second"].items():
             times = found["times_faster"].get(name, dict(median=1))["median"]
             report(f"  {name:16} {row['median']:8,.0f} images/s ({row['q1']:,.0f} to {row['q3']:,.0f})  {times:5.2f} × the time of simclr")
-    part = dict(quick=args.quick, threads=plan["threads"], batch=plan["batch"], head=plan["head"], images=images,
+    part = dict(quick=args.quick, **{key: plan[key] for key in ("threads", "precision", "batch", "head")}, images=images,
                 lightly=version("lightly"), nets=nets)
     write_part(part, "step", args.out)
 

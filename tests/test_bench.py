@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from simclr.model import build_encoder, count_macs
+from simclr.model import build_encoder, count_macs, fast_precision
 
 sys.path.append(str(ROOT / "bench"))
 import all as everything  # noqa: E402
@@ -40,6 +40,14 @@ def test_figures_of_a_step_by_hand():
     assert (found["times_faster"]["lightly"]["median"], found["times_faster"]["lightly, bf16"]["median"]) == (3, 1.5)
     assert found["not_the_encoder"] == dict(q1=0.1, median=0.25, q3=0.175, turns=3)         # rounds 0.1, 0.25, 0.1
     assert found["peak_gflops"] == 1000 and found["fraction_of_peak"] == dict(step=0.25, encoder=0.33333)
+
+
+def test_without_bfloat16_its_peer_is_left_out():
+    assert "lightly, bf16" in step.contestants("bfloat16")
+    left = step.contestants("float32")
+    assert left == [name for name in step.contestants("bfloat16") if name != "lightly, bf16"]
+    found = step.figures({name: [2.0, 2.0] for name in left}, 256, 5e11)
+    assert set(found["times_faster"]) == {"simclr, plain", "lightly"} and "lightly, bf16" not in found["images_per_second"]
 
 
 @pytest.mark.parametrize("net, first", [("resnet8", 4 * 4 * 3 * 64 * 16 * 16), ("resnet18", 3 * 3 * 3 * 64 * 32 * 32)])
@@ -99,6 +107,7 @@ def test_the_quick_form_runs_and_says_that_it_is_quick(part, tmp_path):
     assert "/tmp" not in path.read_text() and str(ROOT) not in path.read_text()
     if part == "step":
         found = record["step"]["nets"]["resnet8"]
-        assert {"simclr", *step.PEERS, "encoder", "matmul"} == set(found["seconds"])
+        assert record["step"]["precision"] == str(fast_precision("cpu")).removeprefix("torch.")
+        assert set(step.contestants(record["step"]["precision"])) == set(found["seconds"])
         assert {len(s) for s in found["seconds"].values()} == {2} and min(map(min, found["seconds"].values())) > 0
         assert math.isclose(sum(found["encoder_kinds"].values()), 1, abs_tol=0.01)
