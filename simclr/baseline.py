@@ -9,9 +9,7 @@ __all__ = ['USUAL', 'METHODS', 'check_classifier', 'with_labels', 'train_from_sc
            'sweep_table', 'probe_few', 'train_few', 'label_sweep']
 
 # %% ../nbs/06_baseline.ipynb #f328c7ba
-import json
-import tempfile
-import time
+import json, tempfile, time
 from dataclasses import replace
 from inspect import signature
 from itertools import product
@@ -20,18 +18,16 @@ from statistics import mean, stdev
 from typing import Literal
 
 import torch
+from .arguments import HUGE, TINY, check_ranges, checked
 from .classifier import label_subset, train_classifier
 from .data import Images, load_images, stratified_split
 from .evaluate import random_encoder, score_on_test
-from .model import BACKBONES, build_encoder, embed, load_encoder
-from .optim import BASE_LR
-from .runs import FREE, HUGE, TINY, check_ranges, environment, read_record, write_json
+from .model import build_encoder, embed, load_encoder
+from .runs import FREE, environment, read_record, write_json
 
 # %% ../nbs/06_baseline.ipynb #877a5e7d
 def check_classifier(config:dict):   # arguments of `finetune` or `train_from_scratch`
     "Raise ValueError that names the setting out of range, before any data is read."
-    for k, names in dict(backbone=BACKBONES, optimizer=BASE_LR, precision=("auto", "bf16", "fp32")).items():
-        if config[k] is not None and config[k] not in names: raise ValueError(f"{k}={config[k]!r} is not one of {', '.join(names)}")
     most = config["epochs"] if config["epochs"] > 1 else HUGE
     check_ranges(dict(encoder_learning_rate=None, experiment_version=0, num_classes=None) | config, {
         (1, HUGE): "epochs width batch_size labels_per_class epoch_images", (TINY, HUGE): "learning_rate encoder_learning_rate",
@@ -45,6 +41,7 @@ def with_labels(images:Images, dataset:str, classes:int|None=None)->Images:   # 
     return images
 
 # %% ../nbs/06_baseline.ipynb #7284154a
+@checked
 def train_from_scratch(
     dataset:Literal["digits", "cifar10", "cifar100", "fashion_mnist", "stl10", "folder"]="cifar10", # what to learn, with its labels
     root:str|None=None,                # folder of images (for `folder`), or where downloads are kept
@@ -97,6 +94,7 @@ def starting_point(config:dict)->tuple:   # arguments of `finetune`; returns the
     if "root" in filled and config["dataset"] not in (None, before.get("dataset")): filled["root"] = None
     return config | filled, Path(source)
 
+@checked
 def finetune(
     run:str|None=None,                 # folder of a pre-training run; null is RUN_DIR/pretrain/BACKBONE/version_EXPERIMENT_VERSION
     experiment_version:int=0,          # number of that run
@@ -134,7 +132,7 @@ def finetune(
 
     ValueError names a setting out of range or one that does not fit the run; FileNotFoundError a run that is missing or did not finish.
     """
-    config = dict(locals(), run=run and str(run))
+    config = dict(locals())
     check_classifier(config)
     c, source = starting_point(config)
     images = with_labels(load_images(c["dataset"], c["root"], c["image_size"], val_fraction), c["dataset"], num_classes)
@@ -200,6 +198,7 @@ def train_few(method:str, run:str, images:Images, amount, config:dict)->float:  
         return read_record(run)["evaluate"]["scores"][method]["classifier"]
 
 # %% ../nbs/06_baseline.ipynb #8902ba38
+@checked
 def label_sweep(
     runs:list[str],                    # folders of pre-training runs that differ in the seed alone; draw k of the labels takes run k
     per_class:tuple[int, ...]=(),      # labels of each class
@@ -224,7 +223,7 @@ def label_sweep(
     Chen et al. 2020, Table 7. Before the first training, ValueError names a setting out of range, runs that differ in more than the seed,
     or another sweep's record at `out`.
     """
-    config = {k: v for k, v in locals().items() if k not in ("out", "echo")} | dict(runs=[str(run) for run in runs])
+    config = {k: v for k, v in locals().items() if k not in ("out", "echo")}
     check_ranges(config, {(1, HUGE): "seeds", (TINY, HUGE): "scratch_learning_rate"})
     check_classifier(USUAL | config)
     if not runs: raise ValueError("runs is empty: give the folder of a pre-training run, or several that differ in the seed")

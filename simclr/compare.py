@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 from textwrap import wrap
 
+from .arguments import checked
 from .evaluate import mean_scores, score_table
 from .files import write_page
 from .runs import COLOURS, FREE, read_record
@@ -203,6 +204,7 @@ def draw_sweep(
     return write_page(path, claim, [figure])
 
 # %% ../nbs/06b_compare.ipynb #fa992037
+@checked
 def compare(
     runs:list[str],              # folders of finished runs of any kind, or their results.json
     out:str="compare.html",      # the table and the figures, one file that works without a network

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
+from .arguments import checked
 from .augment import SimCLRAugment
 from .batches import image_loader
 from .data import FileImages, TensorImages, find_images, load_images
@@ -104,10 +105,7 @@ def linear_probe(
     return LinearProbe(mean, std, fit_linear(x, y, layer, best, gram=gram), best, scores[best])
 
 # %% ../nbs/05_evaluate.ipynb #0ef43f68
-def pixel_features(
-    images,             # `TensorImages` or `FileImages`
-    largest:int=32,     # pixels; larger images are averaged down to this
-)->Tensor:              # (N, C · S · S), on [0, 1]
+def pixel_features(images, largest:int=32)->Tensor:   # of any kind; pixels a side, larger ones are averaged down; (N, C · S · S) on [0, 1]
     "The pixels themselves, the control that any encoder has to beat."
     return torch.cat([F.adaptive_avg_pool2d(x / 255, min(largest, x.shape[-1])).flatten(1) for x, _ in image_loader(images, 1000)])
 
@@ -206,6 +204,7 @@ def mean_scores(
     return result
 
 # %% ../nbs/05_evaluate.ipynb #9fdf881a
+@checked
 def evaluate_run(
     run:str,                     # folder of a finished pre-training run
     root:str|None=None,          # folder of images; null is the one the run was trained on
@@ -234,6 +233,7 @@ def evaluate_run(
     return scores
 
 # %% ../nbs/05_evaluate.ipynb #2b930063
+@checked
 def embed_folder(
     run:str,                    # folder of a run, or an encoder file
     images:str|None=None,       # folder of your pictures, searched with its sub-folders

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import traitlets
 from torch import Tensor
 
+from .arguments import checked
 from .augment import SimCLRAugment
 from .data import TensorImages, decode_image
 from .maps import cosine_neighbours, neighbour_votes, place, umap_map
@@ -192,6 +193,7 @@ def build_explorer(
     augment = recipe and SimCLRAugment(size, crop_scale=(recipe["min_crop_scale"], 1.0), **{k: recipe[k] for k in keys})
     return Explorer(spaces, shown, layouts, augment, views, seed)
 
+@checked
 def explore(
     runs:list[str],               # folders of finished runs; pre-train with snapshots for an epoch slider
     out:str="explorer.html",      # file to write, which works without a network

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 import pytorch_lightning as pl
 import torch
+from .arguments import HUGE, TINY, check_ranges, checked
 from .augment import SimCLRAugment
 from .batches import image_loader
 from .cache import loss_chunk, micro_batched
@@ -22,11 +23,11 @@ from .data import load_images
 from .devices import check_shares, must_start, process, shared_views, start_processes, sync_norms
 from .files import alone, check_finite, parts_of, read_checkpoint, whole_file, write_json
 from .loss import contrastive_top1, gather_rows, nt_xent_loss
-from .model import BACKBONES, SimCLRModel, build_encoder, count_macs, count_parameters
+from .model import SimCLRModel, build_encoder, count_macs, count_parameters
 from .model import fast_precision, save_encoder
 from .optim import BASE_LR, build_optimizer, scaled_lr, warmup_cosine
 from .report import EpochReport, Snapshots, SpeedBar, epoch_line, snapshot_epochs
-from .runs import HUGE, TINY, check_ranges, environment, resuming, run_folder
+from .runs import environment, resuming, run_folder
 from .speed import quicken
 
 # %% ../nbs/04_pretrain.ipynb #9da191c2
@@ -77,6 +78,7 @@ def peak_lr(config):   # arguments of `pretrain`
 def build_module(config:dict, images)->SimCLR:   # arguments of `pretrain`, and `Images`
     "The Lightning module that a configuration describes, for these images."
     c, size = config, images.image_size
+    if (c["small_views"] or 0) > size: raise ValueError(f"small_views={c['small_views']} is larger than the images, {size} pixels")
     encoder = build_encoder(c["backbone"], images.channels, size, width=c["width"], mean=images.mean, std=images.std)
     model = SimCLRModel(encoder, c["hidden_dim"], c["projection_dim"]).to(memory_format=torch.channels_last)
     if c["devices"] * c["num_nodes"] > 1: model = sync_norms(model)
@@ -131,16 +133,12 @@ def fit(trainer, module, loader, checkpoint=None):   # the file to go on from; o
 # %% ../nbs/04_pretrain.ipynb #2500ba5b
 def check_config(config:dict):   # arguments of `pretrain`
     "Raise ValueError that names the key out of range, before any data is read."
-    for k, names in dict(backbone=BACKBONES, optimizer=BASE_LR, precision=("auto", "bf16", "fp32")).items():
-        if config[k] not in names: raise ValueError(f"{k}={config[k]!r} is not one of {', '.join(names)}")
-    small = config["small_views"]
-    if small is not None and small < 8: raise ValueError(f"small_views={small} must be at least 8 pixels, or null")
     if config["snapshots"] not in (0, *range(2, 7)):
         raise ValueError(f"snapshots={config['snapshots']!r} must be 0 for none, or 2 (the first and the last) to 6")
     check_shares(config)
     most = config["epochs"] if config["epochs"] > 1 else HUGE
     check_ranges(config, {
-        (1, HUGE): "epochs width hidden_dim projection_dim devices num_nodes micro_batch_size", (2, HUGE): "batch_size",
+        (1, HUGE): "epochs width hidden_dim projection_dim devices num_nodes micro_batch_size", (2, HUGE): "batch_size", (8, HUGE): "small_views",
         (TINY, HUGE): "temperature learning_rate",
         (0, HUGE): "eta_min weight_decay knn_every workers seed", (0, most): "warmup_epochs", (0, 1): "flip_prob grey_prob blur_prob",
         (TINY, 1): "min_crop_scale", (0, 1 - TINY): "val_fraction", (0, 2): "jitter_strength", (0, 180): "rotate_degrees"})
@@ -170,6 +168,7 @@ def train(config:dict, folder=None)->Path:   # arguments of `pretrain`; the run'
     save_encoder(encoder, folder / "encoder.safetensors")      # last: where it is, the run is finished
     return folder
 
+@checked
 def pretrain(
     dataset:Literal["digits", "cifar10", "cifar100", "fashion_mnist", "stl10", "folder"]="cifar10", # what to learn from, without its labels
     root:str|None=None,                # folder of images (for `folder`), or where downloads are kept
