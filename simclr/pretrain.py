@@ -138,8 +138,8 @@ def check_config(config:dict):   # arguments of `pretrain`
     check_shares(config)
     most = config["epochs"] if config["epochs"] > 1 else HUGE
     check_ranges(config, {
-        (1, HUGE): "epochs width hidden_dim projection_dim devices num_nodes micro_batch_size", (2, HUGE): "batch_size", (8, HUGE): "small_views",
-        (TINY, HUGE): "temperature learning_rate",
+        (1, HUGE): "epochs width hidden_dim projection_dim devices num_nodes micro_batch_size", (2, HUGE): "batch_size",
+        (TINY, HUGE): "temperature learning_rate", (8, HUGE): "small_views",
         (0, HUGE): "eta_min weight_decay knn_every workers seed", (0, most): "warmup_epochs", (0, 1): "flip_prob grey_prob blur_prob",
         (TINY, 1): "min_crop_scale", (0, 1 - TINY): "val_fraction", (0, 2): "jitter_strength", (0, 180): "rotate_degrees"})
     if config["eta_min"] > (peak := peak_lr(config)): raise ValueError(f"eta_min={config['eta_min']} is above the peak rate, {peak:g}")

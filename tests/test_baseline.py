@@ -171,7 +171,7 @@ BAD = {"epochs": 0, "batch_size": 0, "width": 0, "labels_per_class": 0, "epoch_i
 
 @pytest.mark.parametrize("key", BAD)
 def test_every_setting_out_of_range_is_named(key):
-    with pytest.raises(ValueError, match=f"^{key}={BAD[key]!r} "): check_classifier(FINE | {key: BAD[key]})
+    with pytest.raises(ValueError, match=f"^{key}={BAD[key]!r} "): finetune(**FINE | {key: BAD[key]})
 
 
 @pytest.mark.parametrize("edge", [dict(flip_prob=1), dict(label_fraction=1), dict(val_fraction=0), dict(epochs=1, warmup_epochs=5), dict(num_classes=2),
