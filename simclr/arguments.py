@@ -11,6 +11,7 @@ __all__ = ['TINY', 'HUGE', 'describe', 'plain', 'fits', 'checked', 'check_ranges
 import inspect
 from functools import wraps
 from os import PathLike, fspath
+from os.path import expanduser
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin
 
@@ -32,7 +33,10 @@ def describe(hint)->str:   # a type
     return words.get(hint, str(hint))
 
 # %% ../nbs/02c_arguments.ipynb #2cbd4468
-def plain(value):   # an argument
+def plain(
+    value,             # an argument
+    home:bool=False,   # whether ~ at the start of a text stands for the user's folder
+):
     """A path as text, a number or a list of NumPy or PyTorch as one of Python; all else as it is.
 
     ```python
@@ -42,9 +46,10 @@ def plain(value):   # an argument
 
     ```
     """
-    if isinstance(value, PathLike): return fspath(value)
-    if isinstance(value, (list, tuple)): return type(value)(map(plain, value))
-    return value.tolist() if hasattr(value, "tolist") else value
+    if hasattr(value, "tolist"): value = value.tolist()
+    if isinstance(value, PathLike): value = fspath(value)
+    if isinstance(value, str): return expanduser(value) if home else value
+    return type(value)(plain(v, home) for v in value) if isinstance(value, (list, tuple)) else value
 
 def fits(
     value,     # as `plain` gives it
@@ -84,9 +89,9 @@ def checked(function):   # with annotations
         try: given = signature.bind(*args, **kwargs)
         except TypeError: return function(*args, **kwargs)              # which says it better: with the function's name
         for name, value in given.arguments.items():
-            value = given.arguments[name] = plain(value)
+            value = given.arguments[name] = plain(value, home=name != "root")
             hint = signature.parameters[name].annotation
-            if not fits(value, hint): raise ValueError(f"{name}={value!r} is not {describe(hint)}")
+            if not fits(value, hint): raise ValueError(f"{name}={value!r:.200} is not {describe(hint)}")
         return function(*given.args, **given.kwargs)
     return call
 

@@ -168,16 +168,17 @@ class Explorer(StaticWidget):
         except ValueError as e: self.send(dict(error=str(e)))
 
 # %% ../nbs/07_explore.ipynb #c5b7dc7f
+@checked
 def build_explorer(
-    runs:list,               # folders of finished runs that learnt from the same images
-    root:str=None,           # folder of the images; None is the one that they were trained on
+    runs:list[str],          # folders of finished runs that learnt from the same images
+    root:str|None=None,      # folder of the images; None is the one that they were trained on
     images:int=2000,         # how many, held-out ones first
     controls:bool=True,      # a random encoder and the pixels beside the runs
     grid:bool=True,          # nine layouts of each map instead of one
     views:int=16,            # augmented views of each image, 2 to 32; 0 for none
     aligned:int=600,         # images on the maps of the epochs, 16 to 2000; 0 for none
     seed:int=0,              # of the choice of images, the maps and the views
-    progress:bool=None,      # bars for the maps; None: on a terminal
+    progress:bool|None=None, # bars for the maps; None: on a terminal
 )->Explorer:                 # of all of it
     "The Explorer of some runs. Raises ValueError that names what differs where they did not learn from the same images."
     for name, value, low, high in (("views", views, 2, 32), ("aligned", aligned, 16, 2000)):

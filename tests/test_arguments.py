@@ -13,6 +13,8 @@ import yaml
 
 from simclr.arguments import HUGE, TINY, check_ranges, checked, describe, fits, plain
 from simclr.cli import COMMANDS
+from simclr.compare import compare
+from simclr.explore import build_explorer, explore
 from simclr.pretrain import pretrain
 
 SMALL = dict(dataset="digits", image_size=8, backbone="resnet8", width=4, hidden_dim=16, projection_dim=8, batch_size=400, optimizer="adamw",
@@ -75,6 +77,11 @@ def test_every_command_is_checked_and_every_type_has_words(command):
                                                                                | needed(hints, p.name) | {p.name: object()})
 
 
+def test_a_lone_run_is_no_list_of_runs():
+    for function in (build_explorer, compare, explore):
+        with pytest.raises(ValueError, match=r"runs='runs/a' is not a list such as \[runs/a, runs/b\]"): function("runs/a")
+
+
 def needed(hints, name):
     "Values for the arguments without a default, which come first."
     return {q: "x" if hint is str else ["x"] for q, hint in hints.items() if q != name and hint in (str, list[str]) and q in ("run", "runs")}
@@ -87,6 +94,22 @@ def test_paths_and_numbers_of_numpy_give_the_run_that_plain_ones_give(tmp_path):
     assert files[0] == files[1]
     assert (ours / "config.yaml").read_text() == (theirs / "config.yaml").read_text()
     assert json.loads((theirs / "results.json").read_text())["config"]["run_dir"] == str(tmp_path / "b")
+
+
+@pytest.mark.parametrize("given", ["~/runs", Path("~/runs")], ids=repr)
+def test_a_wave_is_the_users_folder_and_no_folder_of_that_name_is_made(tmp_path, monkeypatch, given):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run = pretrain(**SMALL, root="~/pictures", run_dir=given)
+    assert run.is_relative_to(tmp_path / "home/runs") and (run / "encoder.safetensors").exists() and not list(Path().iterdir())
+    assert yaml.safe_load((run / "config.yaml").read_text())["root"] == "~/pictures"      # in records, for other machines
+
+
+def test_a_wave_in_lists_and_in_the_middle():
+    @checked
+    def f(runs:list[str], root:str="~/a"): return runs, root
+    assert f(["~/a", "b~/c", "cifar10-small"], "~/b") == ([str(Path("~/a").expanduser()), "b~/c", "cifar10-small"], "~/b")
 
 
 @pytest.mark.parametrize("value, limits, words", [
