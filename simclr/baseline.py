@@ -16,14 +16,14 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Literal
-
 import torch
 from .arguments import HUGE, TINY, check_ranges, checked
 from .classifier import label_subset, train_classifier
 from .data import Images, load_images, stratified_split
 from .evaluate import random_encoder, score_on_test
+from .files import place_for, write_json
 from .model import build_encoder, embed, load_encoder
-from .runs import FREE, environment, read_record, write_json
+from .runs import FREE, environment, read_record
 
 # %% ../nbs/06_baseline.ipynb #877a5e7d
 def check_classifier(config:dict):   # arguments of `finetune` or `train_from_scratch`
@@ -237,6 +237,7 @@ def label_sweep(
     fresh = dict(config=config, environment=environment(), points=[])
     record = resumed(fresh, out) if Path(out).exists() else fresh
     Path(out).parent.mkdir(parents=True, exist_ok=True)
+    place_for(out)
     for ((_, amount), shown), seed, method in product(amounts.items(), range(seeds), METHODS):
         start = time.perf_counter()
         if (shown, seed, method) in [(p["images"], p["seed"], p["method"]) for p in record["points"]]: continue

@@ -18,7 +18,7 @@ from textwrap import wrap
 
 from .arguments import checked
 from .evaluate import mean_scores, score_table
-from .files import write_page
+from .files import place_for, write_page
 from .runs import COLOURS, FREE, read_record
 
 # %% ../nbs/06b_compare.ipynb #f1603ab5
@@ -213,7 +213,7 @@ def compare(
 
     Raises FileNotFoundError or ValueError that names the run that does not belong; no file is written then.
     """
-    records = read_scored(runs)
+    records, out = read_scored(runs), place_for(out)
     scores, names = scores_by_kind(records), names_by_kind(records)
     table = score_table(scores) + "\n± is one standard deviation: over seeds, or in a row of one run over draws of the labels."
     print(table)

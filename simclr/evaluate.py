@@ -10,17 +10,17 @@ __all__ = ['accuracy', 'knn_accuracy', 'fit_linear', 'LinearProbe', 'linear_prob
            'embed_folder', 'embed']
 
 # %% ../nbs/05_evaluate.ipynb #0e1e98c4
-import time
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np, torch, torch.nn.functional as F
+import time, numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from .arguments import checked
 from .augment import SimCLRAugment
 from .batches import image_loader
 from .data import FileImages, TensorImages, find_images, load_images
+from .files import place_for, whole_file, write_json
 from .model import build_encoder, embed, knn_predict, load_encoder
-from .runs import environment, load_run, read_record, whole_file, write_json
+from .runs import environment, load_run, read_record
 _all_ = ["embed"]
 
 # %% ../nbs/05_evaluate.ipynb #9e299893
@@ -217,7 +217,7 @@ def evaluate_run(
     "Score a frozen encoder on the test set (kNN, linear probe, few labels) beside controls, and add that to the run's results.json."
     folder, record, start = Path(run), read_record(run), time.perf_counter()
     if "label_fraction" in (config := record["config"]) or not folder.exists(): raise ValueError(f"{run} is no pre-training run of yours")
-    encoder = load_encoder(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    encoder, out = load_encoder(folder, "cuda" if torch.cuda.is_available() else "cpu"), place_for(folder / "results.json")
     images = load_images(config["dataset"], root or config["root"], config["image_size"], config["val_fraction"])
     if not images.classes: raise ValueError(f"{root or config['root']} has no class sub-folders: without labels there is nothing to score")
     crops = dict(crops=dict(copies=probe_copies, flip_prob=config["flip_prob"]))
@@ -228,7 +228,7 @@ def evaluate_run(
     features = lambda model: pixel_features if model is None else lambda part: embed(model, part, workers=config["workers"])
     scores = {name: score_on_test(features(model), images, per_class, seed=seed, **more) for name, (model, more) in wanted.items()}
     record["evaluate"] = dict(scores=scores, seed=seed, seconds=round(time.perf_counter() - start, 1), environment=environment())
-    write_json(record, folder / "results.json")
+    write_json(record, out)
     if echo: print(score_table(scores))
     return scores
 
@@ -242,9 +242,9 @@ def embed_folder(
 )->Path:                        # the file
     "Features of anyone's pictures, resized and centre cropped to the encoder's size; read them with numpy.load(out)."
     if images is None: raise ValueError("images is missing: give the folder that holds your pictures")
-    encoder, paths = load_encoder(run, "cuda" if torch.cuda.is_available() else "cpu"), find_images(images)
+    encoder, paths, out = load_encoder(run, "cuda" if torch.cuda.is_available() else "cpu"), find_images(images), place_for(out)
     if not paths: raise ValueError(f"images={images}: no pictures there")
     files = FileImages(paths, torch.full((len(paths),), -1), encoder.config["image_size"], encoder.config["in_channels"])
     h = embed(encoder, files, workers=workers if len(paths) > 1000 else 0)
     with whole_file(out) as part, open(part, "wb") as f: np.savez(f, h=h.cpu().numpy(), paths=np.array([str(p) for p in paths]))
-    return Path(out)
+    return out

@@ -20,6 +20,7 @@ from torch import Tensor
 from .arguments import checked
 from .augment import SimCLRAugment
 from .data import TensorImages, decode_image
+from .files import place_for
 from .maps import cosine_neighbours, neighbour_votes, place, umap_map
 from .runs import read_record
 from .spaces import K, LAYOUTS, build_space, choose_images, encoders_of, judge, probe, same_images, views_of
@@ -207,6 +208,6 @@ def explore(
     seed:int=0,                   # of the choice of images, the maps and the views
 )->Path:                          # the file
     "Look into some runs: one HTML file with linked maps, neighbours, epochs and views, to open in a browser."
-    if not Path(out).resolve().parent.is_dir(): raise FileNotFoundError(f"out={out}: there is no folder {Path(out).parent}")
+    out = place_for(out)
     title = f"Explorer: {', '.join(Path(run).name for run in runs)}"
     return build_explorer(runs, root, images, controls, grid, views, aligned, seed).save(out, title)

@@ -1,6 +1,7 @@
-"Arguments: types and ranges are told before any work, by every command, and what a careful caller passes is taken."
+"Arguments: types, ranges and places are told before any work, by every command, and what a careful caller passes is taken."
 import inspect
 import json
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+import simclr.evaluate
 from simclr.arguments import HUGE, TINY, check_ranges, checked, describe, fits, plain
+from simclr.baseline import label_sweep
 from simclr.cli import COMMANDS
 from simclr.compare import compare
 from simclr.explore import build_explorer, explore
@@ -118,3 +122,43 @@ def test_a_wave_in_lists_and_in_the_middle():
 def test_what_is_out_of_range(value, limits, words):
     with pytest.raises(ValueError) as e: check_ranges(dict(v=value), {limits: "v"})
     assert str(e.value) == words
+
+
+# A place for the result
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A finished run with scores, and a folder of pictures."
+    top = tmp_path_factory.mktemp("finished")
+    run = pretrain(**SMALL, run_dir=top)
+    simclr.evaluate.evaluate_run(run, controls=False, echo=False)
+    (top / "pictures").mkdir()
+    for i in range(3): Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(top / f"pictures/{i}.png")
+    return run
+
+
+def no_work(*_, **__): raise RuntimeError("work was begun")
+
+
+WORK = dict(embed=("simclr.evaluate.embed", lambda run, out: simclr.evaluate.embed_folder("cifar10-small", run.parents[2] / "pictures", out)),
+            explore=("simclr.explore.build_explorer", lambda run, out: explore([run], out)),
+            compare=("simclr.compare.draw_scores", lambda run, out: compare([run], out)),
+            sweep=("simclr.baseline.train_few", lambda run, out: label_sweep([run], out=out, epoch_images=2000, echo=False)))
+
+
+@pytest.mark.parametrize("command", WORK)
+def test_a_result_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, finished, command):
+    work, call = WORK[command]
+    monkeypatch.setattr(work, no_work)
+    with pytest.raises(RuntimeError, match="work was begun"): call(finished, tmp_path / "fine.out")     # so the place is all that is wrong
+    with pytest.raises(IsADirectoryError): call(finished, tmp_path)
+    with pytest.raises(RuntimeError if command == "sweep" else FileNotFoundError): call(finished, tmp_path / "lost/x.out")     # a sweep makes its folder
+    monkeypatch.setattr(os, "access", lambda path, mode: False)                                         # as for a user other than root
+    with pytest.raises(PermissionError, match="x.out: nothing may be written in"): call(finished, tmp_path / "x.out")
+
+
+def test_scores_that_could_not_be_kept_are_not_computed(monkeypatch, finished):
+    monkeypatch.setattr(simclr.evaluate, "score_on_test", no_work)
+    with pytest.raises(RuntimeError, match="work was begun"): simclr.evaluate.evaluate_run(finished)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="results.json: nothing may be written in"): simclr.evaluate.evaluate_run(finished)
