@@ -1,4 +1,5 @@
-"""Every benchmark, one after the other: python bench/all.py [--quick] [PART …], ten minutes on two quiet cores (large adds 4)
+"""Every benchmark, one after the other: python bench/all.py [--quick] [PART …], ten minutes on two quiet cores (large adds 4;
+without bfloat16 the part step alone takes 18)
 
 start, step and evaluate write results/bench.json, each other part a record of its own. One that fails does not keep others from running;
 the exit code then is 1. Each part holds the environment it was measured in, and may be measured again alone.
