@@ -89,7 +89,7 @@ def checked(function):   # with annotations
         try: given = signature.bind(*args, **kwargs)
         except TypeError: return function(*args, **kwargs)              # which says it better: with the function's name
         for name, value in given.arguments.items():
-            value = given.arguments[name] = plain(value, home=name != "root")
+            value = given.arguments[name] = plain(value, home=name != "root")   # root stands in records
             hint = signature.parameters[name].annotation
             if not fits(value, hint): raise ValueError(f"{name}={value!r:.200} is not {describe(hint)}")
         return function(*given.args, **given.kwargs)
