@@ -10,6 +10,7 @@ __all__ = ['DATASETS', 'TensorImages', 'FileImages', 'stratified_split', 'Images
 # %% ../nbs/00_data.ipynb #a6e04326
 import os
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -200,8 +201,10 @@ def load_images(
     ```
     """
     if dataset not in DATASETS: raise ValueError(f"dataset={dataset!r} is not one of {', '.join(DATASETS)}")
-    if image_size is not None and image_size < 8: raise ValueError(f"image_size={image_size} must be at least 8 pixels")
-    if not 0 <= val_fraction < 1: raise ValueError(f"val_fraction={val_fraction} must be at least 0 and below 1")
+    if image_size is not None and not (isinstance(image_size, Integral) and image_size >= 8):
+        raise ValueError(f"image_size={image_size!r} must be a whole number of pixels, at least 8")
+    if not (isinstance(val_fraction, Real) and 0 <= val_fraction < 1):
+        raise ValueError(f"val_fraction={val_fraction!r} must be a number, at least 0 and below 1")
     if dataset == "folder" and root is None: raise ValueError("dataset='folder' needs root=, the folder that holds the images")
     root, size = Path(root or "~/.cache/simclr").expanduser(), image_size or (16 if dataset == "digits" else None)
     if dataset == "folder": train, test, classes, *more = _folder(root, size, in_memory)

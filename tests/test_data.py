@@ -321,8 +321,11 @@ FOLDER_FAULTS = {                                             # files (a name wi
     "zero bytes": ({"a/x.png": 1, "a/y.png": b""}, {}, ValueError, "cannot read the image .*y.png"),
     "zero bytes, sized": ({"a/x.png": 1, "a/y.png": b""}, dict(image_size=8), ValueError, "cannot read the image .*y.png"),
     "no root": ({}, dict(root=None), ValueError, "needs root="),
-    "small": ({"a/x.png": 1, "a/y.png": 2}, dict(image_size=7), ValueError, "image_size=7 must be at least 8"),
-    "fraction": ({"a/x.png": 1, "a/y.png": 2}, dict(val_fraction=1.0), ValueError, "val_fraction=1.0 must be at least 0 and below 1"),
+    "small": ({"a/x.png": 1, "a/y.png": 2}, dict(image_size=7), ValueError, "image_size=7 must be .* at least 8"),
+    "half a pixel": ({"a/x.png": 1, "a/y.png": 2}, dict(image_size=8.5), ValueError, "image_size=8.5 must be a whole number"),
+    "size in words": ({"a/x.png": 1, "a/y.png": 2}, dict(image_size="8"), ValueError, "image_size='8' must be a whole number"),
+    "fraction": ({"a/x.png": 1, "a/y.png": 2}, dict(val_fraction=1.0), ValueError, "val_fraction=1.0 must be .*at least 0 and below 1"),
+    "fraction in words": ({"a/x.png": 1, "a/y.png": 2}, dict(val_fraction="0.1"), ValueError, "val_fraction='0.1' must be a number"),
 }
 
 @pytest.mark.parametrize("case", FOLDER_FAULTS)
