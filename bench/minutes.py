@@ -24,7 +24,7 @@ from measure import ROOT, digits, report, summary
 from simclr.batches import image_loader
 from simclr.data import load_images
 from simclr.evaluate import score_on_test
-from simclr.model import SimCLRModel, build_encoder, count_macs, count_parameters, embed, load_encoder, save_encoder
+from simclr.model import SimCLRModel, build_encoder, count_macs, count_parameters, embed, fast_precision, load_encoder, save_encoder
 from simclr.pretrain import build_module, build_trainer, fit, pretrain
 from simclr.runs import environment, write_json
 
@@ -151,11 +151,12 @@ def run(images, name, minutes, rate):
     curve = RECIPES[name](images, epochs, folder, lambda: None)
     encoder = load_encoder(folder)
     seconds, shape = sum(row["seconds"] for row in curve), (3, images.image_size, images.image_size)
+    precision = "float32" if name == "lightly" else str(fast_precision("cpu")).removeprefix("torch.")
     scores = score(encoder, images)
     report(f"{name}, {minutes:g} minutes: {scores}")
     return dict(recipe=name, minutes=minutes, epochs=epochs, images=epochs * (len(images.train) // BATCH[name]) * BATCH[name],
                 pace=digits(rate), seconds=round(seconds, 1), wall=round(time.perf_counter() - start, 1), threads=torch.get_num_threads(),
-                parameters=count_parameters(encoder), macs=count_macs(encoder, shape), curve=curve, scores=scores,
+                precision=precision, parameters=count_parameters(encoder), macs=count_macs(encoder, shape), curve=curve, scores=scores,
                 config=OURS if name == "ours" else None, environment=environment())
 
 

@@ -1,5 +1,6 @@
 "Shared by all tests: the paths of this checkout, and tools/ on the import path."
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,15 @@ def browser():
     try:
         with chromium() as found: yield found
     except FileNotFoundError as e: pytest.fail(str(e), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def page_folder(tmp_path_factory):
+    "A copy of nbs/ among links to all else: what a page draws there (the home page does) leaves the checkout as it is."
+    home = tmp_path_factory.mktemp("project")
+    for path in ROOT.iterdir():
+        if path.name not in ("nbs", ".git"): (home / path.name).symlink_to(path)
+    return shutil.copytree(ROOT / "nbs", home / "nbs", symlinks=True)
 
 
 def project_files():

@@ -99,7 +99,7 @@ def test_cells_run_with_those_versions(python, tmp_path):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_page_runs(python, path): run_page(python, path, path.parent)
+def test_page_runs(python, path, page_folder): run_page(python, path, page_folder)
 
 
 # The cell

@@ -72,8 +72,8 @@ def test_opens_with_title_promise_and_colab_badge(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
-def test_passes_offline(path):
-    nb, seconds = execute(path)
+def test_passes_offline(path, page_folder):
+    nb, seconds = execute(path, page_folder)
     bad = [(i, o.text) for i, o in outputs(nb) if o.get("name") == "stderr"]
     assert not bad, "a page shows no warnings and no progress bars"
     stale = [i for i, (new, old) in enumerate(zip(nb.cells, read(path).cells)) if new.cell_type == "code" and kinds(new) != kinds(old)]
