@@ -44,6 +44,17 @@ def test_cpu_name_on_intel_arm_and_mac(monkeypatch, info, processor, expected):
     assert cpu_name() == expected
 
 
+@pytest.mark.parametrize("best, found, expected", [
+    ("AVX2", {}, "AVX2"), ("AVX512", dict(avx512_bf16=False, amx_tile=False), "AVX512"), ("AVX512", dict(avx512_bf16=True, amx_tile=False), "AVX512 AVX512-BF16"),
+    ("AVX512", dict(avx512_bf16=True, amx_tile=True), "AVX512 AVX512-BF16 AMX"), ("DEFAULT", {}, "DEFAULT")])
+def test_instructions_also_of_an_older_pytorch_that_cannot_say(monkeypatch, best, found, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: best)
+    for name in ("avx512_bf16", "amx_tile"):
+        if name in found: monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: found[name], raising=False)
+        else: monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
+    assert environment()["instructions"] == expected
+
+
 def test_environment_on_a_mac(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
