@@ -4,6 +4,7 @@ import math
 import pickle
 import random
 import struct
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weig
 
 import simclr.model as model_module
 from simclr.data import TensorImages
-from simclr.model import (BACKBONES, ProjectionHead, SimCLRModel, build_encoder, count_macs, count_parameters, embed,
+from simclr.model import (BACKBONES, NarrowConv2d, ProjectionHead, SimCLRModel, build_encoder, count_macs, count_parameters, embed,
                           evaluating, fast_precision, knn_predict, load_encoder, load_state, save_encoder)
 
 PUBLISHED = dict(resnet18=ResNet18_Weights, resnet34=ResNet34_Weights, resnet50=ResNet50_Weights)
@@ -353,6 +354,26 @@ def test_a_loaded_encoder_can_be_trained_and_shares_nothing_with_the_file(tmp_pa
     encoder(torch.randn(4, 1, 8, 8)).sum().backward()
     torch.optim.SGD(encoder.parameters(), lr=1.0).step()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("width", range(1, 10))
+def test_gradients_of_narrow_nets_are_those_of_float64(width):
+    "With the plain layers of PyTorch, on a processor with AVX2, this process ends here, or the gradient of the shortcuts is wrong."
+    torch.manual_seed(width)
+    net = build_encoder("resnet8", width=width, image_size=16).net.to(memory_format=torch.channels_last)
+    exact, x = deepcopy(net).double(), torch.randn(32, 3, 16, 16)
+    net(x.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+    exact(x.double()).square().sum().backward()
+    for (name, p), q in zip(net.named_parameters(), exact.parameters()):
+        assert (p.grad - q.grad).abs().max() <= 1e-3 * q.grad.abs().max() + 1e-4, name
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (3, 1), (1, 4)])
+def test_narrow_convolution_is_the_plain_one(stride):
+    plain, x = torch.nn.Conv2d(5, 7, 1, stride).double(), torch.randn(2, 5, 9, 8, dtype=torch.float64)
+    narrow = NarrowConv2d(5, 7, 1, stride).double()
+    narrow.load_state_dict(plain.state_dict())
+    assert torch.allclose(narrow(x), plain(x), rtol=0, atol=1e-13)
 
 
 def test_saved_by_channels_last_and_in_half_precision(tmp_path):
