@@ -137,12 +137,13 @@ def sync_norms(
     return model
 
 # %% ../nbs/03e_devices.ipynb #15383af2
-def join(target:str, settings:dict):   # module:function, and what to call it with
+def join(target:str, settings:dict, parent:int):   # module:function, what to call it with, number of the process that started this one
     "What a started process does: call the function. It ends when its parent does, and Ctrl-C is no error of its own."
-    def follow(parent):
+    if os.name != "posix": parent = os.getppid()     # Windows puts a process of its own between an environment's Python and the parent
+    def follow():
         while os.getppid() == parent: time.sleep(1)
         os._exit(1)
-    threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
     module, name = target.split(":")
     try: getattr(import_module(module), name)(**settings)
     except KeyboardInterrupt: sys.exit(130)
@@ -186,12 +187,13 @@ def start_processes(
     env |= dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(count), NODE_RANK="0", PYTHONUNBUFFERED="1")
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     code = "import json, sys; from simclr.devices import join; join(*json.loads(sys.argv[1]))"
+    command = [sys.executable, "-c", code, json.dumps([target, settings, os.getpid()])]
     errors, children = [TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in range(count)], []
     try:
         for rank, file in enumerate(errors):
             pipes = dict(stdout=subprocess.DEVNULL if rank else subprocess.PIPE, stderr=None if rank == 0 and sys.stderr.isatty() else file)
             own = env | dict(RANK=str(rank), LOCAL_RANK=str(rank))
-            children.append(subprocess.Popen([sys.executable, "-c", code, json.dumps([target, settings])], env=own, text=True, **pipes))
+            children.append(subprocess.Popen(command, env=own, text=True, **pipes))
         listener = threading.Thread(target=lambda: [print(line, end="", flush=True) for line in children[0].stdout], daemon=True)
         listener.start()
         while any(c.poll() is None for c in children) and not any(c.poll() for c in children): time.sleep(0.1)

@@ -282,6 +282,13 @@ def test_processes_do_not_outlive_their_parent(tmp_path):
     assert not alive(tmp_path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has a process between the two")
+def test_a_process_whose_parent_was_gone_before_it_began_ends_at_once(tmp_path):
+    code = "import sys; from simclr.devices import join; join('scale_worker:misbehave', dict(folder=sys.argv[1], how='wait', who=-1), 4194305)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=ENV | dict(RANK="0"), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr == ""
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks processes up in /proc")
 def test_ctrl_c_ends_all(tmp_path):
     parent = waiting_parent(tmp_path, 1)
