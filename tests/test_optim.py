@@ -6,6 +6,7 @@ from timm.optim import NAdamW
 from torch import nn
 
 from simclr.model import SimCLRModel, build_encoder
+import simclr.optim as optim_module
 from simclr.optim import BASE_LR, build_optimizer, decay_groups, scaled_lr, warmup_cosine
 
 
@@ -88,6 +89,21 @@ def test_muon_against_the_singular_value_decomposition(shape):
         cosine = (step * wanted).sum() / step.norm() / wanted.norm()
         assert cosine > 0.97 and step.norm() / wanted.norm() == pytest.approx(1, abs=0.15)    # five turns of a polynomial, in bfloat16
     torch.testing.assert_close(layer.bias, bias, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_multiplies_in_what_the_hardware_is_quick_at(monkeypatch, dtype):
+    import timm.optim.muon as timm_muon
+    usual, seen = timm_muon.zeropower_via_newtonschulz, []
+    def noting(G, *args, **kwargs):
+        seen.append(kwargs.get("dtype", torch.bfloat16))
+        return usual(G, *args, **kwargs)
+    monkeypatch.setattr(timm_muon, "zeropower_via_newtonschulz", noting)
+    monkeypatch.setattr(optim_module, "fast_precision", lambda device: dtype)
+    layer = nn.Linear(8, 12)
+    layer.weight.grad, layer.bias.grad = torch.randn(12, 8), torch.randn(12)
+    build_optimizer("muon", layer, 0.1, 0.0).step()
+    assert seen == [dtype] and timm_muon.zeropower_via_newtonschulz is noting
 
 
 def test_optimizers_have_the_papers_momentum():
