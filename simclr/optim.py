@@ -55,7 +55,7 @@ def warmup_cosine(
 
 # %% ../nbs/03c_optim.ipynb #f91addf3
 def muon_class(device)->type:   # where the weights are
-    """timm's Muon, whose products of matrices are in bfloat16. Where the hardware only imitates that, a subclass with float32: same steps, sooner.
+    """timm's Muon, which multiplies matrices in bfloat16; where the hardware only imitates that, a subclass that does so in float32.
 
     ```python
     >>> muon_class("cpu").__name__
