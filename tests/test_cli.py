@@ -2,12 +2,14 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import yaml
@@ -226,6 +228,17 @@ def test_the_page_lists_every_configuration_and_every_command():
         row, = [line for line in rows if f"`{path.name}`" in line]
         assert f"`{COMMAND_OF.get(path.name, 'pretrain')}`" in row
     for name in cli.COMMANDS: assert any(line.startswith(f"| `simclr {name}") for line in rows)
+
+
+def test_every_command_that_a_page_shows_is_accepted(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)                                               # pages name configs/… as it is seen from the checkout
+    command = re.compile(r"\bsimclr(?:\.cli)? ((?:%s) [^`#)\n]+)" % "|".join(cli.COMMANDS))
+    prose = {path.stem: "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown") for path in ROOT.glob("nbs/*.ipynb")}
+    shown = [(page, line.replace("…", "")) for page, text in prose.items() for line in command.findall(text.replace("\\\n", ""))]
+    for page, line in shown:
+        try: cli.build_parser().parse_args(line.split())
+        except SystemExit: pytest.fail(f"{page}: simclr {line}: {capsys.readouterr().err}")
+    assert {"08_scale", "11b_minutes", "20_cli", "index"} <= {page for page, _ in shown} and len(shown) > 20
 
 
 def test_finetune_yaml_is_the_original_configuration(capsys):

@@ -71,6 +71,13 @@ def test_opens_with_title_promise_and_colab_badge(path):
     assert any(badge in source for source in [first, *rest[:2]]), f"no Colab badge: {badge}…"
 
 
+def test_batch_scripts_begin_as_schedulers_demand():
+    "jupytext, reading a page as text, takes the # from a #! that begins a line."
+    prose = "\n".join(c.source for p in notebooks() for c in read(p).cells if c.cell_type == "markdown")
+    scripts = [text for text in re.findall(r"```sh\n(.*?)```", prose, re.DOTALL) if "#SBATCH" in text]
+    assert scripts and all(text.startswith("#!/bin/") for text in scripts)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_passes_offline(path, page_folder):
     nb, seconds = execute(path, page_folder)
