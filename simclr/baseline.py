@@ -96,7 +96,7 @@ def starting_point(config:dict)->tuple:   # arguments of `finetune`; returns the
 
 @checked
 def finetune(
-    run:str|None=None,                 # folder of a pre-training run; null is RUN_DIR/pretrain/BACKBONE/version_EXPERIMENT_VERSION
+    run:str|None=None,                 # folder of a run, or cifar10-small; null is RUN_DIR/pretrain/BACKBONE/version_EXPERIMENT_VERSION
     experiment_version:int=0,          # number of that run
     dataset:Literal["digits", "cifar10", "cifar100", "fashion_mnist", "stl10", "folder"]|None=None, # to learn; null is the run's
     root:str|None=None,                # folder of images, or of downloads; null is the run's

@@ -235,7 +235,7 @@ def evaluate_run(
 # %% ../nbs/05_evaluate.ipynb #2b930063
 @checked
 def embed_folder(
-    run:str,                    # folder of a run, or an encoder file
+    run:str,                    # folder of a run, an encoder file, or cifar10-small, which comes with the package
     images:str|None=None,       # folder of your pictures, searched with its sub-folders
     out:str="h.npz",            # file to write: h (N, D) float32 and paths (N,)
     workers:int=2,              # processes that decode pictures

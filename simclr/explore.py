@@ -197,7 +197,7 @@ def build_explorer(
 
 @checked
 def explore(
-    runs:list[str],               # folders of finished runs; pre-train with snapshots for an epoch slider
+    runs:list[str],               # folders of finished runs, or cifar10-small; pre-train with snapshots for an epoch slider
     out:str="explorer.html",      # file to write, which works without a network
     root:str|None=None,           # folder of images; null is the one the runs were trained on
     images:int=2000,              # how many, held-out ones first
