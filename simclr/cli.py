@@ -195,7 +195,9 @@ def main(args:list=None)->None:   # of the command line; None for this process's
     ```
     """
     try:
-        config = build_parser().parse_args(sys.argv[1:] if args is None else list(args))
+        args = sys.argv[1:] if args is None else list(args)
+        asked = {name: COMMANDS[name] for name in args[:1] if name in COMMANDS}       # the options of the others would take time
+        config = build_parser(asked or COMMANDS).parse_args(args)
         options = config[config.command].as_dict()
         options.pop("config")
         result = light_copy(COMMANDS[config.command])(**options)

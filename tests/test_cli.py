@@ -65,6 +65,14 @@ def test_help_names_every_option_with_its_comment_and_imports_no_torch(tmp_path)
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_command_alone_has_the_help_that_it_has_among_all(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    code, alone, _ = call(f"{command} --help", capsys)
+    with pytest.raises(SystemExit): cli.build_parser().parse_args([command, "--help"])
+    assert code == 0 and alone == capsys.readouterr().out and f"simclr [options] {command}" in alone
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_takes_less_than_half_a_second_of_processor_time(command, tmp_path):
     "Processor time, not wall time: what else the machine does should not decide."
     import resource
