@@ -117,6 +117,7 @@ COMMANDS = dict(pretrain="simclr.pretrain:pretrain", evaluate="simclr.evaluate:e
 
 def build_parser(
     commands:dict=COMMANDS,   # name to module:function
+    options:bool=True,        # False: names and promises alone, enough for the list of commands
 )->Parser:                    # of `simclr COMMAND [--config FILE] [--option value …]`
     """A command a function, an option an argument; arguments without a default come by position.
 
@@ -133,12 +134,13 @@ def build_parser(
         function = light_copy(target)
         promise = " ".join(function.__doc__.split("\n\n")[0].split())
         child = Parser(description=promise, allow_abbrev=False)
+        children.add_subcommand(name, child, help=promise)
+        if not options: continue
         child.hints = {p.name: p.annotation for p in inspect.signature(function).parameters.values()}
         child.add_argument("--config", action="config", help="YAML file of these options; what comes after it on the line overrides it")
         several = [key for key, hint in child.hints.items() if hint == list[str]]
         child.add_function_arguments(function, as_group=False, as_positional=True, skip=set(several))
         for key in several: child.add_argument(key, nargs="+", type=str, help=re.search(f"    {key}: (.*)", function.__doc__)[1])
-        children.add_subcommand(name, child, help=promise)
     return parser
 
 # %% ../nbs/20_cli.ipynb #8c4ccda0
@@ -197,7 +199,7 @@ def main(args:list=None)->None:   # of the command line; None for this process's
     try:
         args = sys.argv[1:] if args is None else list(args)
         asked = {name: COMMANDS[name] for name in args[:1] if name in COMMANDS}       # the options of the others would take time
-        config = build_parser(asked or COMMANDS).parse_args(args)
+        config = build_parser(asked or COMMANDS, options=any(name in args for name in COMMANDS)).parse_args(args)
         options = config[config.command].as_dict()
         options.pop("config")
         result = light_copy(COMMANDS[config.command])(**options)

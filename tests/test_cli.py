@@ -64,15 +64,23 @@ def test_help_names_every_option_with_its_comment_and_imports_no_torch(tmp_path)
         [sys.executable, "-m", "simclr.cli", "pretrain", "--help"], env=ENV | dict(COLUMNS="500"), capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
-def test_a_command_alone_has_the_help_that_it_has_among_all(command, capsys, monkeypatch):
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_is_that_of_the_parser_with_all_options(command, capsys, monkeypatch):
+    "main builds only what a line needs: the options of one command, or the names of all."
     monkeypatch.setenv("COLUMNS", "100")
-    code, alone, _ = call(f"{command} --help", capsys)
-    with pytest.raises(SystemExit): cli.build_parser().parse_args([command, "--help"])
-    assert code == 0 and alone == capsys.readouterr().out and f"simclr [options] {command}" in alone
+    code, quick, _ = call(f"{command} --help", capsys)
+    with pytest.raises(SystemExit): cli.build_parser().parse_args(f"{command} --help".split())
+    assert code == 0 and quick == capsys.readouterr().out and "usage: simclr" in quick
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("line", ["pretrian --epochs 3", "--epochs 3", "--epochs=3", "--epochs=3 pretrain --seed 1", "-- pretrain", ""])
+def test_a_line_without_a_command_has_the_complaint_of_the_parser_with_all_options(line, capsys):
+    code, _, quick = call(line, capsys)
+    with pytest.raises(SystemExit): cli.build_parser().parse_args(line.split())
+    assert code == 2 and quick == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
 def test_help_takes_less_than_half_a_second_of_processor_time(command, tmp_path):
     "Processor time, not wall time: what else the machine does should not decide."
     import resource
