@@ -2,6 +2,7 @@
 PYTHON      ?= $(shell python3.11 -c "" 2>/dev/null && echo python3.11 || echo python3)
 TORCH       ?= torch==2.14.1
 TORCHVISION ?= torchvision==0.29.1
+WORKERS     ?= 2
 BIN         := .venv/bin
 RUNTIME     := .venv/.runtime-ready
 DEVELOPMENT := .venv/.development-ready
@@ -16,8 +17,8 @@ help:       ## this list
 demo: $(RUNTIME)           ## SimCLR on handwritten digits, from nothing to a measured result, in two to five minutes on two cores
 	$(BIN)/simclr demo
 
-test: $(DEVELOPMENT)       ## every test: the library, its doctests, the notebooks, the wheel
-	$(BIN)/python -m pytest --doctest-modules simclr tests
+test: $(DEVELOPMENT)       ## every test: the library, its doctests, the notebooks, the wheel; two at a time, each on one core (WORKERS=4: four)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --doctest-modules simclr tests
 
 notebooks: $(DEVELOPMENT)  ## run every notebook in nbs/ without a network, save its outputs and pictures (Chromium draws them), check the result
 	$(BIN)/python tools/notebooks.py nbs/*.ipynb

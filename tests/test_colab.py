@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from filelock import FileLock                                                      # comes with torch
 
 import colab
 from conftest import ROOT
@@ -33,13 +34,14 @@ def python(tmp_path_factory):
     home = Path(sys.prefix) / "colab" if keep else tmp_path_factory.mktemp("colab")
     behind = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
     ready, recipe = home / "ready.json", json.dumps([PINS, behind, sys.version])
-    if not ready.exists() or ready.read_text() != recipe:
-        run([sys.executable, "-m", "venv", "--clear", "--without-pip", home])
-        pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-        run([*pip, *PINS])
-        packages = next((home / "lib").glob("python*")) / "site-packages"
-        (packages / "behind.pth").write_text("\n".join(behind) + "\n")              # their own .pth files, an editable simclr, do not run
-        ready.write_text(recipe)
+    with FileLock(home.with_suffix(".lock")):                                       # of two workers of pytest one makes it, the other waits
+        if not ready.exists() or ready.read_text() != recipe:
+            run([sys.executable, "-m", "venv", "--clear", "--without-pip", home])
+            pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+            run([*pip, *PINS])
+            packages = next((home / "lib").glob("python*")) / "site-packages"
+            (packages / "behind.pth").write_text("\n".join(behind) + "\n")          # their own .pth files, an editable simclr, do not run
+            ready.write_text(recipe)
     return home / "bin/python"
 
 

@@ -85,7 +85,7 @@ def test_passes_offline(path, page_folder):
     assert not bad, "a page shows no warnings and no progress bars"
     stale = [i for i, (new, old) in enumerate(zip(nb.cells, read(path).cells)) if new.cell_type == "code" and kinds(new) != kinds(old)]
     assert not stale, f"cells {stale} now give other kinds of output than the committed ones (or were not run): make notebooks"
-    assert seconds < 180, f"{seconds:.0f} s, three times what a quiet machine with bfloat16 may take"
+    assert seconds < 240, f"{seconds:.0f} s, four times what a quiet machine with bfloat16 may take: tests run two at a time"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.com"])
