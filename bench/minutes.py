@@ -76,6 +76,22 @@ def original(images, epochs, folder, tick):
     return lightning(images, epochs, folder, tick, config, change)
 
 
+def load_state(file, parts):
+    "The curve of a run that was cut off, its parts and the random numbers set as they were then; [] if no file is there."
+    if not file.exists(): return []
+    found = torch.load(file, weights_only=True)
+    for name, part in parts.items(): part.load_state_dict(found[name])
+    torch.set_rng_state(found["random"])
+    return found["curve"]
+
+
+def save_state(file, parts, curve):
+    "Write what `load_state` reads; a cut in the middle leaves the old file."
+    new = file.with_suffix(".new")
+    torch.save({name: part.state_dict() for name, part in parts.items()} | dict(random=torch.get_rng_state(), curve=curve), new)
+    new.replace(file)
+
+
 def lightly(images, epochs, folder, tick):
     "lightly's example, with momentum, decay and cosine of its CIFAR-10 benchmark: PIL views, two workers, two passes, SGD, fp32."
     from lightly.loss import NTXentLoss
@@ -89,15 +105,18 @@ def lightly(images, epochs, folder, tick):
         def __getitem__(self, i): return transform(Image.fromarray(arrays[i])), 0
     loader = torch.utils.data.DataLoader(Pictures(), 256, shuffle=True, drop_last=True, num_workers=2)
     model = SimCLRModel(build_encoder(**NET, mean=images.mean, std=images.std), 512, 128)
-    optimizer, criterion, curve = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4), NTXentLoss(), []
+    optimizer, criterion = torch.optim.SGD(model.parameters(), lr=0.06, momentum=0.9, weight_decay=5e-4), NTXentLoss()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
-    for epoch in range(epochs):
+    parts = dict(model=model, optimizer=optimizer, schedule=schedule)
+    curve = load_state(file := folder / f"last-{epochs}.pt", parts)
+    for epoch in range(len(curve), epochs):
         start, total = time.perf_counter(), 0.0
         for views, _ in loader:
             loss = criterion(*map(model, views))
             optimizer.zero_grad(), loss.backward(), optimizer.step(), schedule.step(), tick()
             total += loss.item() / len(loader)
         curve.append(dict(epoch=epoch + 1, loss=round(total, 4), seconds=round(time.perf_counter() - start, 1)))
+        save_state(file, parts, curve)
         report(f"lightly {curve[-1]}")
     save_encoder(model.encoder, folder / "encoder.safetensors")
     return curve

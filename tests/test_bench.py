@@ -4,9 +4,11 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import ROOT
 from simclr.model import build_encoder, count_macs, fast_precision
@@ -15,6 +17,7 @@ sys.path.append(str(ROOT / "bench"))
 import all as everything  # noqa: E402
 import loss  # noqa: E402
 import measure  # noqa: E402
+import minutes  # noqa: E402
 import step  # noqa: E402
 
 
@@ -111,3 +114,19 @@ def test_the_quick_form_runs_and_says_that_it_is_quick(part, tmp_path):
         assert set(step.contestants(record["step"]["precision"])) == set(found["seconds"])
         assert {len(s) for s in found["seconds"].values()} == {2} and min(map(min, found["seconds"].values())) > 0
         assert math.isclose(sum(found["encoder_kinds"].values()), 1, abs_tol=0.01)
+
+
+def test_a_run_of_lightlys_recipe_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
+    monkeypatch.setattr(minutes, "NET", dict(backbone="resnet8", width=8))
+    pictures = torch.randint(256, (512, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))       # two batches
+    images, steps = SimpleNamespace(train=SimpleNamespace(x=pictures), mean=(0.5,) * 3, std=(0.25,) * 3), iter(range(2))
+    def cut():
+        if next(steps, None) is None: raise minutes.Enough                      # after the first step of the second epoch
+    runs = [tmp_path / name for name in ("whole", "in two parts")]
+    for folder in runs: folder.mkdir()
+    curve = minutes.lightly(images, 2, runs[0], lambda: None)
+    with pytest.raises(minutes.Enough): minutes.lightly(images, 2, runs[1], cut)
+    assert not (runs[1] / "encoder.safetensors").exists()
+    assert [r["loss"] for r in minutes.lightly(images, 2, runs[1], lambda: None)] == [r["loss"] for r in curve]
+    whole, parts = (load_file(folder / "encoder.safetensors") for folder in runs)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole | parts)
