@@ -334,6 +334,15 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, epoch):
     assert curves[0] == curves[1]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_every_optimizer_goes_on_as_if_uninterrupted(tmp_path, monkeypatch, optimizer):
+    whole = train(tmp_path / "whole", optimizer=optimizer)
+    with monkeypatch.context() as patch:
+        at_epoch(patch, 2, lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt): train(tmp_path, optimizer=optimizer)
+    assert equal(weights(whole), weights(train(tmp_path, optimizer=optimizer, resume=True)))
+
+
 def test_a_crash_within_an_epoch_costs_that_epoch(finished, tmp_path, monkeypatch):
     usual = SimCLR.training_step
     def crash(self, batch, i):
