@@ -181,11 +181,13 @@ def write_shards(
 )->list:                           # paths of the tar files
     """Pack the pictures of a folder into tar files: a few large files copy and list faster than many small ones, and mean the same.
 
-    ValueError for a folder without pictures, or two that differ in their suffix alone; FileExistsError if there is `out`.
+    ValueError for a folder without pictures, with a `train`, or where two differ in their suffix alone; FileExistsError if `out` is there.
     """
     if images_per_shard < 1: raise ValueError(f"images_per_shard={images_per_shard} must be at least 1")
     names = [p.relative_to(folder).as_posix() for p in find_images(folder)]
     if not names: raise ValueError(f"no images in {printable(folder)}")
+    if any(name.startswith("train/") for name in names):       # in a tar file the first folder is the class
+        raise ValueError(f"{printable(folder)} is split: pack its train into {printable(out)}/train, its test into {printable(out)}/test")
     keys = Counter(os.path.splitext(name)[0] for name in names)
     twice = [name for name in names if keys[os.path.splitext(name)[0]] > 1]
     if twice: raise ValueError(f"{twice[0]!r} and {twice[1]!r}: rename one")

@@ -228,12 +228,12 @@ class SimCLRAugment(nn.Module):
         if len(x) != len(draws.box): raise ValueError(f"{len(x)} images but {len(draws.box)} draws: each image needs its own")
         with torch.autocast(x.device.type, enabled=False):                     # bf16 would round pictures to 8 bits of precision and less
             size, H, W, x = self.image_size, *x.shape[-2:], x.float() / 255
-            if self.rotate_degrees: x = rotate(x, draws.angle)
+            if self.rotate_degrees or draws.angle.any(): x = rotate(x, draws.angle)
             top, left, h, w = draws.box.unbind(1)
             rows, columns = resize_matrix(top, h, H, size), resize_matrix(left, w, W, size)
             columns = torch.where(draws.flip[:, None, None], columns.flip(1), columns)
             mean = torch.einsum("nh,nchw,nw->nc", rows.mean(1), x, columns.mean(1))   # of the view, before blur, as in the paper
-            if self.blur_prob:
+            if self.blur_prob or draws.sigma.any():
                 blur = blur_matrix(draws.sigma, size, min(max(3, round(size * 0.1) // 2 * 2 + 1), 2 * size - 1))   # a tenth, odd
                 rows, columns = blur @ rows, blur @ columns
             x = torch.einsum("nih,nchw,njw->ncij", rows, x, columns)           # (n, C, size, size)

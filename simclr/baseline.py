@@ -231,7 +231,7 @@ def label_sweep(
     differs = sorted({k for c in others for k in before if k not in (*FREE, "seed") and c.get(k) != before[k]})
     if differs: raise ValueError(f"runs differ in {', '.join(differs)}, where only the seed may differ")
     images = with_labels(load_images(before["dataset"], before["root"], before["image_size"], before["val_fraction"]), before["dataset"])
-    amounts = {(type(amount), amount): len(label_subset(images, amount).train) for amount in (*per_class, *fractions)}   # 1 is not 1.0
+    amounts = {(type(a), a): len(label_subset(images, a).train) for a in (*per_class, *map(float, fractions))}   # 1 is not 1.0
     most = max(amounts.values(), default=0)
     if most > epoch_images: raise ValueError(f"epoch_images={epoch_images} must be at least the {most} labelled images")
     fresh = dict(config=config, environment=environment(), points=[])

@@ -63,4 +63,6 @@ def image_loader(
     if drop_last and batch_size > len(images): raise ValueError(f"batch_size={batch_size} is larger than the {len(images)} training images")
     workers = workers if isinstance(images, FileImages) else 0
     order = EpochShuffle(len(images), seed, batch_size) if shuffle else None
-    return DataLoader(images, batch_size, False, order, None, workers, tuple, drop_last=drop_last, persistent_workers=workers > 0)
+    own = torch.Generator()                      # DataLoader draws a seed for its workers, who need none: not from everybody's series
+    more = dict(drop_last=drop_last, generator=own, persistent_workers=workers > 0)
+    return DataLoader(images, batch_size, False, order, None, workers, tuple, **more)

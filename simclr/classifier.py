@@ -180,7 +180,8 @@ def train_classifier(
     for part in ("train", "val"):
         if not len(getattr(images, part)): raise ValueError(f"no {part} images: the curve and the probe need some")
     c, device = config, "cuda" if torch.cuda.is_available() else "cpu"
-    few = label_subset(images, c["label_fraction"] if c["labels_per_class"] is None else c["labels_per_class"], c["seed"])
+    amount = float(c["label_fraction"]) if c["labels_per_class"] is None else c["labels_per_class"]       # 1.0 is all, 1 is one
+    few = label_subset(images, amount, c["seed"])
     train = repeated(few.train, c["epoch_images"], c["seed"]).to(device)
     loader = image_loader(train, min(c["batch_size"], len(train)), True, c["seed"], True, c["workers"])
     torch.manual_seed(c["seed"])

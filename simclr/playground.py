@@ -9,8 +9,6 @@ __all__ = ['BROKEN', 'log_stakes', 'partner_mask', 'push_pull', 'false_negative_
            'temperature_curves', 'few_classes', 'two_views', 'project', 'untrained', 'Playground']
 
 # %% ../nbs/07c_playground.ipynb #5b1d3c9f
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,8 @@ from .augment import SimCLRAugment
 from .data import load_images
 from .loss import check_pair, loss_bounds, nt_xent_loss
 from .model import SimCLRModel, build_encoder, evaluating
-from .runs import load_run, read_settings
+from .runs import load_run, read_record
+from .spaces import same_images
 from .widget import StaticWidget, javascript, pack, sprite_sheet, stylesheet
 
 # %% ../nbs/07c_playground.ipynb #00520fc8
@@ -234,15 +233,15 @@ class Playground(StaticWidget):
         run,               # folder of a finished pre-training run
         images:int=24,     # of its held-out images, four of each class
         seed:int=0,        # of the choice, the views and the random weights
-        beside=(),         # folders of more runs on the same data set, for example one of fewer epochs
+        beside=(),         # folders of more runs on the same images, for example one of fewer epochs
     ):
         "The trained network beside random weights, on images that it never learned from, at the temperature it was trained with."
-        settings = read_settings(Path(run) / "config.yaml")
+        settings = same_images([run, *beside])
         data = load_images(settings["dataset"], settings["root"], settings["image_size"], settings["val_fraction"])
         x, y = data.val.__getitems__(few_classes(data.val.y, images, seed).tolist())
         views, models = two_views(x, settings, seed), {}
         for folder in (*beside, run):
-            name = f"after {read_settings(Path(folder) / 'config.yaml')['epochs']} epochs"
+            name = f"after {read_record(folder)['config']['epochs']} epochs"
             if name in models: raise ValueError(f"two of the runs ended {name}: give each its own number of epochs")
             models[name] = load_run(folder)
         models = {"random weights": untrained(models[name], torch.cat(views), seed), **models}

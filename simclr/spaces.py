@@ -67,7 +67,7 @@ def choose_images(
 # %% ../nbs/06e_spaces.ipynb #f095bf8c
 def encoders_of(
     runs:list,             # folders of finished runs
-    controls:bool=True,    # a random encoder and the pixels too
+    controls:bool=True,    # a random encoder of each kind of net, and the pixels too
     seed:int=0,            # of the random encoder
 )->dict:                   # name to (function from images to features, epoch to such a function)
     """What turns images into features, by a name for each: that of the row in a table of scores, with the folder where two are alike.
@@ -75,15 +75,17 @@ def encoders_of(
     Raises ValueError for no runs, FileNotFoundError for one that did not finish.
     """
     if not runs: raise ValueError("runs is empty: give the folder of at least one finished run")
-    device, found = "cuda" if torch.cuda.is_available() else "cpu", {}
+    device, found, nets = "cuda" if torch.cuda.is_available() else "cpu", {}, {}
     for run in map(Path, runs):
         record = read_record(run)
         name = next(iter(record["evaluate"]["scores"])) if "label_fraction" in record["config"] else "SimCLR"
         if name in found: name = f"{name}, {run.name}"
         ages = {epoch: partial(embed, load_encoder(path, device)) for epoch, path in read_snapshots(run).items()}
         found[name if name not in found else str(run)] = partial(embed, encoder := load_encoder(run, device)), ages
+        nets[f", {encoder.config['backbone']} of width {encoder.config['width']}"] = encoder
     if not controls: return found
-    return found | {"random encoder": (partial(embed, random_encoder(encoder, seed)), {}), "pixels": (pixel_features, {})}
+    for net, encoder in nets.items(): found["random encoder" + net * (len(nets) > 1)] = partial(embed, random_encoder(encoder, seed)), {}
+    return found | {"pixels": (pixel_features, {})}
 
 # %% ../nbs/06e_spaces.ipynb #272aa65f
 LAYOUTS = tuple((n, d) for n in (5, 15, 50) for d in (0.0, 0.1, 0.5))     # n_neighbors, min_dist; the middle one is usual

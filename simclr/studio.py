@@ -200,7 +200,7 @@ class Studio(StaticWidget):
         encoder.check_images(x)
         if len(x) < 2 or x.shape[2] != x.shape[3]: raise ValueError(f"pictures of shape {(*x.shape,)}: at least 2, and square, are needed")
         config, self.encoder, self.head, self.images = encoder.config, encoder, head and head.eval(), images
-        self.augment = SimCLRAugment(x.shape[3], config["mean"], config["std"], blur_prob=1, rotate_degrees=1).to(encoder.mean.device)
+        self.augment = SimCLRAugment(x.shape[3], config["mean"], config["std"]).to(encoder.mean.device)
         meta, arrays = dict(classes=[*map(str, classes)], trained=trained, head=head is not None, steps=None), {}
         meta |= {k: config[k] for k in ("mean", "std")}
         if config["backbone"] == "resnet8":

@@ -366,6 +366,13 @@ def test_bad_images_are_named(x, word):
     with pytest.raises(ValueError, match=word): SimCLRAugment(8)(x)
 
 
+def test_a_draw_is_applied_whatever_the_settings_are():
+    x, plain, all_on = pictures(), SimCLRAugment(32), SimCLRAugment(32, blur_prob=1, rotate_degrees=180)
+    for change in (dict(sigma=torch.full((12,), 1.5)), dict(angle=torch.full((12,), 30.))):
+        d = draws(12, 32, 32, **change)
+        assert torch.equal(plain.apply(x, d), all_on.apply(x, d)) and worst(plain.apply(x, d), plain.apply(x, draws(12, 32, 32))) > 0.02
+
+
 @pytest.mark.parametrize("rows", [1, 5])
 def test_draws_are_never_shared(rows):
     with pytest.raises(ValueError, match=f"12 images but {rows} draws"): SimCLRAugment(32).apply(pictures(), draws(rows, 32, 32))

@@ -179,6 +179,11 @@ def test_every_setting_out_of_range_is_named(key):
 def test_edges_are_allowed(edge): check_classifier(FINE | edge)
 
 
+def test_a_label_fraction_of_a_whole_1_is_all_labels(digits, tmp_path):
+    run = train_from_scratch(**SCRATCH | dict(labels_per_class=None, label_fraction=1), run_dir=str(tmp_path))
+    assert read_record(run)["images"] == repr(digits)
+
+
 def test_the_end_cannot_lie_above_the_peak():
     with pytest.raises(ValueError, match="eta_min=0.2 is above learning_rate=0.1"): check_classifier(USUAL | dict(eta_min=0.2))
 
@@ -290,6 +295,10 @@ def test_the_record_of_a_sweep(run, calls, tmp_path):
 
 def test_the_order_of_amounts_does_not_merge_one_and_all(run, calls, tmp_path):
     assert len(sweep([run], tmp_path / "a.json", per_class=(1, 5), fractions=(0.1, 1.0), seeds=1)["points"]) == 4 * 3
+
+
+def test_a_fraction_of_a_whole_1_is_all(run, calls, tmp_path):
+    assert {p["images"] for p in sweep([run], tmp_path / "s.json", per_class=(), fractions=(1,), seeds=1)["points"]} == {1004}
 
 
 def test_draws_take_the_runs_in_turn(run, calls, tmp_path):

@@ -325,6 +325,27 @@ def test_the_original_configuration_runs_with_overrides(tmp_path):
     assert record["config"]["hidden_dim"] == 2048 and record["config"]["lr_scaling_method"] == "square-root" and len(record["curve"]) == 1
 
 
+@pytest.mark.parametrize("line, says", [("scratch", "simclr: stopped; `simclr scratch … --resume` goes on from the last checkpoint"), ("evaluate pretrain", "simclr: stopped")])
+def test_ctrl_c_says_how_to_go_on_where_one_can(line, says, capsys, monkeypatch):
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(cli.Parser, "parse_args", stop)
+    code, _, err = call(line, capsys)
+    assert (code, err.splitlines()[-1]) == (130, says)
+
+
+def test_a_demo_of_one_seed_claims_no_spread(tmp_path, capsys, monkeypatch):
+    "Training, scoring and drawing are faked; what is printed is real."
+    from simclr import compare, evaluate, explore, pretrain, runs
+    score = dict(features=2, linear=0.9, knn=0.8, few_labels={1: dict(mean=0.5, sd=0.1, draws=20)})
+    monkeypatch.setattr(pretrain, "pretrain", lambda **k: Path(k["run_dir"], f"seed{k['seed']}"))
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda *a, **k: {"SimCLR h": score})
+    for module, name in ((compare, "draw_sweep"), (explore, "explore"), (runs, "draw_curves")): monkeypatch.setattr(module, name, lambda *a, **k: "a file")
+    for seeds, told, row in ((1, "one seed", ["90.0%", "80.0%", "50.0% ± 10.0%"]), (2, "mean ± s.d. over 2 seeds", ["90.0% ± 0.0%", "80.0% ± 0.0%", "50.0% ± 0.0%"])):
+        cli.demo(seeds=seeds, run_dir=str(tmp_path))
+        out = capsys.readouterr().out
+        assert f"Test set, {told}, after" in out and [cell.strip() for cell in out.split("| SimCLR h |")[1].split("|")[1:4]] == row
+
+
 def test_interrupt_resume_and_embed(tmp_path):
     start = subprocess.Popen([sys.executable, "-m", "simclr.cli", *f"{TINY} --epochs 20".split()], cwd=tmp_path, env=ENV,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

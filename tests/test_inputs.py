@@ -211,6 +211,7 @@ def test_shards_hold_what_the_folder_holds(tmp_path, labels):
 
 WRITE_FAULTS = {"no folder": (lambda root: None, {}, FileNotFoundError, "no folder"), "no images": (lambda root: ft.put(root, "x.txt", b""), {}, ValueError, "no images"),
                 "two of one name": (lambda root: [ft.put(root, f"a/0.{s}", ft.good()) for s in ("jpg", "png")], {}, ValueError, "a/0.jpg' and 'a/0.png': rename one"),
+                "train and test": (lambda root: [ft.put(root, f"{part}/cat/0.png", ft.good()) for part in ("train", "test")], {}, ValueError, "is split: pack its train into .*out/train"),
                 "none a shard": (lambda root: ft.put(root, "x.png", b""), dict(images_per_shard=0), ValueError, "images_per_shard=0"),
                 "fifo": (lambda root: (root.mkdir(), os.mkfifo(root / "x.png")), {}, ValueError, "x.png is no regular file"),
                 "broken link": (lambda root: (root.mkdir(), (root / "x.png").symlink_to("gone")), {}, ValueError, "x.png is no regular file"),

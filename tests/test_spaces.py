@@ -15,7 +15,7 @@ from simclr.augment import SimCLRAugment
 from simclr.baseline import train_from_scratch
 from simclr.data import TensorImages, load_images
 from simclr.evaluate import pixel_features, random_encoder
-from simclr.model import embed, load_encoder
+from simclr.model import build_encoder, embed, load_encoder, save_encoder
 from simclr.pretrain import pretrain
 from simclr.spaces import K, LAYOUTS, Space, build_space, choose_images, encoders_of, judge, probe, same_images, views_of
 
@@ -257,6 +257,16 @@ def test_each_name_has_its_own_encoder_and_its_own_ages(runs, shown):
     assert found["pixels"][0](shown.images).equal(pixel_features(shown.images))
     control = lambda seed: embed(random_encoder(load_encoder(runs[0]), seed), shown.images)
     assert found["random encoder"][0](shown.images).equal(control(3)) and not control(3).equal(control(0))
+
+
+def test_each_kind_of_net_has_its_own_control(runs, shown, tmp_path):
+    shutil.copytree(runs[0], wide := tmp_path / "wide")
+    config = load_encoder(runs[0]).config
+    save_encoder(build_encoder(**config | dict(width=config["width"] * 2)), wide / "encoder.safetensors")
+    found = encoders_of([wide, runs[1]], seed=3)
+    names = [f"random encoder, resnet8 of width {config['width'] * k}" for k in (2, 1)]
+    assert list(found)[2:] == [*names, "pixels"]
+    for name, run in zip(names, (wide, runs[1])): assert found[name][0](shown.images).equal(embed(random_encoder(load_encoder(run), 3), shown.images))
 
 
 def test_no_runs_have_no_encoders(tmp_path):
