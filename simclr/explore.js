@@ -314,7 +314,8 @@ class MapPanel {
 class Explorer {
   constructor(model, sheet, data) {
     Object.assign(this, { model, sheet, data, live: model.get("live"), pointed: -1, step: -1 });
-    Object.assign(this, { guests: [], lassoing: false, probing: false });
+    Object.assign(this, { guests: [], sheets: {}, lassoing: false, probing: false });
+    this.first = Object.fromEntries(["colour", "variant", "epoch", "pick", "selected"].map((key) => [key, model.get(key)]));
     const { n, d } = data.layouts[data.home];
     this.home = `${n}/${d}`;
     this.chosen = new Set(model.get("selected"));
@@ -457,7 +458,7 @@ class Explorer {
     this.watch.disconnect();
     this.unfollow();
     if (this.onhash) removeEventListener("hashchange", this.onhash);
-    this.sheet.free();
+    for (const sheet of [this.sheet, ...Object.values(this.sheets)]) sheet.free();
     for (const [event, ear] of Object.entries(this.ears)) this.model.off(event, ear);
   }
 
@@ -483,15 +484,15 @@ class Explorer {
       if (!used.has(number)) return null;
       const mark = glyph(style, 5, 2);
       Object.assign(mark.style, { width: "18px", height: "18px" });
-      const onclick = () => named && this.selectStyle(number, style.name);
+      const onclick = () => named && this.selectStyle(number);
       return h(named ? "button" : "span", { className: "entry", onclick }, mark, style.name);
     }).filter(Boolean));
   }
 
-  selectStyle(number, name) {
+  selectStyle(number) {
     const { of } = this.panels[0].look, found = [];
     of.forEach((style, i) => { if (style === number) found.push(i); });
-    this.select(found, name);
+    this.select(found);
   }
 
   near(space, i) { return space.index.subarray(i * this.data.k, (i + 1) * this.data.k); }
@@ -516,7 +517,6 @@ class Explorer {
   pick(i, number = 0) {
     this.walking = number;
     this.set("pick", i);
-    if (this.probing) this.ask();
   }
 
   showPick() {
@@ -532,6 +532,7 @@ class Explorer {
     this.facts.replaceChildren(head, ...spaces.map((space, j) => this.row(space, j, i)));
     const first = spaces[0], shared = this.data.labelled ? `, ${first.purity[i]} of ${k} neighbours in ${first.name} share its label` : "";
     this.said.textContent = `${this.title(i)}, ${this.classOf(i)}${shared}`;
+    if (this.live && this.probing) this.model.send({ ask: "views", image: i });
   }
 
   // The neighbours of an image in one space: pictures, cosines, and the wrong ones outlined.
@@ -556,9 +557,11 @@ class Explorer {
     return h("div", { className: "soft seen" }, `cosine of ${views} views with the image: ${span}${where}`);
   }
 
-  select(found, word) {
-    this.word = word;
+  // `text` found them; the lasso and the legend find what the address cannot say.
+  select(found, text = "") {
+    this.box.value = text;
     this.set("selected", found);
+    this.toAddress();
   }
 
   showCaught() {
@@ -594,9 +597,9 @@ class Explorer {
     const like = classes.findIndex((name) => name.toLowerCase().startsWith(word));
     const named = names ? names.flatMap((name, i) => (name.toLowerCase().includes(word) ? [i] : [])) : [];
     const valid = /^#?\d+$/.test(word) && number < N;
-    if (exact >= 0 && !word.startsWith("#")) this.select(ofClass(exact), classes[exact]);
+    if (exact >= 0 && !word.startsWith("#")) this.select(ofClass(exact), text);
     else if (valid) this.pick(number);
-    else if (like >= 0) this.select(ofClass(like), classes[like]);
+    else if (like >= 0) this.select(ofClass(like), text);
     else if (named.length) this.select(named, text);
     else return this.tell(`nothing here is called “${text}”: give a class, part of a file name, or # and a number below ${N}`);
     this.tell("");
@@ -606,12 +609,11 @@ class Explorer {
   tell(text) { this.status.textContent = text; if (text) this.said.textContent = text; }
 
   clear() {
-    this.box.value = "";
     this.guests = [];
     this.probing = false;
     this.probe.setAttribute("aria-pressed", "false");
     this.tell("");
-    this.set("selected", []);
+    this.select([]);
     this.set("pick", -1);
     this.showPick();
   }
@@ -628,7 +630,6 @@ class Explorer {
     if (this.probing && this.get("pick") < 0) this.tell("pick an image first");
     this.showPick();
     this.panels.forEach((panel) => panel.drawMarks());
-    if (this.probing) this.ask();
     this.toAddress();
   }
 
@@ -659,28 +660,27 @@ class Explorer {
   }
 
   // The address says what is shown, so that a link can: #pick=42&epoch=8&colour=trust&layout=50/0.1&find=cat&views=1
-  // What it does not name is as at the start.
+  // What it does not name is as at the start, when the page was saved.
   fromAddress() {
-    const asked = new URLSearchParams(location.hash.slice(1)), { layouts, epochs, home, N } = this.data;
-    this.set("colour", asked.get("colour") in MODES ? asked.get("colour") : "label");
+    const asked = new URLSearchParams(location.hash.slice(1)), { layouts, epochs, N } = this.data, { first } = this;
+    const number = (key) => (asked.has(key) ? Number(asked.get(key).match(/^\d+$/) ?? -1) : first[key]);
+    this.set("colour", Object.hasOwn(MODES, asked.get("colour")) ? asked.get("colour") : first.colour);
     const layout = layouts.findIndex(({ n, d }) => `${n}/${d}` === asked.get("layout"));
-    this.set("variant", layout < 0 ? home : layout);
-    const wish = /^\d+$/.test(asked.get("epoch") ?? "") && epochs.length ? Number(asked.get("epoch")) : -1;
-    this.set("epoch", wish < 0 ? -1 : epochs.reduce((a, b) => (Math.abs(b - wish) < Math.abs(a - wish) ? b : a)));
-    const find = asked.get("find") ?? "";
-    if (find !== this.box.value) { this.box.value = find; find ? this.find(find) : this.select([]); }
-    const pick = /^\d+$/.test(asked.get("pick") ?? "") ? Number(asked.get("pick")) : -1;
+    this.set("variant", layout < 0 ? first.variant : layout);
+    const wish = number("epoch"), pick = number("pick"), find = asked.get("find") ?? "";
+    this.set("epoch", wish < 0 || !epochs.length ? -1 : epochs.reduce((a, b) => (Math.abs(b - wish) < Math.abs(a - wish) ? b : a)));
+    this.select(first.selected, find);
+    if (find) this.find(find);
     if (pick !== this.get("pick")) this.pick(pick < N ? pick : -1);
     if ((asked.get("views") === "1") !== this.probing && this.data.views) this.toggleProbe();
   }
 
   toAddress() {
     if (!this.onhash) return;
-    const { layouts, home } = this.data, asked = new URLSearchParams(), layout = this.get("variant"), { n, d } = layouts[layout];
-    if (this.get("pick") >= 0) asked.set("pick", this.get("pick"));
-    if (this.get("epoch") >= 0) asked.set("epoch", this.get("epoch"));
-    if (this.get("colour") !== "label") asked.set("colour", this.get("colour"));
-    if (layout !== home) asked.set("layout", `${n}/${d}`);
+    const { n, d } = this.data.layouts[this.get("variant")], asked = new URLSearchParams();
+    const moved = (key) => this.get(key) !== this.first[key];
+    for (const key of ["pick", "epoch", "colour"]) if (moved(key)) asked.set(key, this.get(key));
+    if (moved("variant")) asked.set("layout", `${n}/${d}`);
     if (this.box.value) asked.set("find", this.box.value);
     if (this.probing) asked.set("views", 1);
     const text = asked.toString().replaceAll("%2F", "/");
@@ -699,15 +699,19 @@ class Explorer {
     for (const file of files) this.model.send({ ask: "place", name: file.name }, undefined, [await file.arrayBuffer()]);
   }
 
-  ask() { if (this.live && this.get("pick") >= 0) this.model.send({ ask: "views", image: this.get("pick") }); }
+  showViews({ tile, columns, labels }, sheet) {
+    this.facts.querySelector(".views")?.remove();
+    this.facts.append(h("div", { className: "tiles views" }, ...labels.map((label, i) => tileOf(sheet, tile, columns, i, 40, label))));
+  }
 
   async hear(message, buffers) {
     if (message.error) return this.tell(message.error);
     const bytes = buffers[0].buffer ? buffers[0] : new Uint8Array(buffers[0]);
     const sheet = await spriteSheet(bytes, message.tile, message.columns);
-    const tiles = Array.from({ length: message.count }, (_, i) => tileOf(sheet, message.tile, message.columns, i, 40, message.labels[i]));
-    if (message.tell === "views" && message.image === this.get("pick")) this.facts.append(h("div", { className: "tiles views" }, ...tiles));
-    if (message.tell !== "placed") return;
+    if (message.tell === "views" && !(this.probing && message.image === this.get("pick"))) return sheet.free();
+    this.sheets[message.tell]?.free();
+    this.sheets[message.tell] = sheet;
+    if (message.tell === "views") return this.showViews(message, sheet);
     this.guests.push(message);
     const row = ({ space, text, near }) => {
       const tiles = near.map((i) => h("button", { className: "near", onclick: () => this.pick(i) }, this.tile(i, 36)));

@@ -60,6 +60,9 @@ function study(sim, y, tau, bug = "") {
     effective: mean((r) => r.effective), even: mean((r) => r.even) };
 }
 
+// How many push on a row: all but itself and its partner.
+const pushersOf = ({ n, bug }) => n - (bug === "diagonal" ? 1 : 2);
+
 // simclr.loss.loss_bounds: what a perfect model scores, and one that tells nothing apart.
 const lossBounds = (N, tau) => [Math.log1p(2 * (N - 1) * Math.exp(-N / ((N - 1) * tau))), Math.log(2 * N - 1)];
 
@@ -122,7 +125,7 @@ function readout() {
     top1.textContent = percent(now.top1);
     share.textContent = percent(now.share);
     effective.textContent = now.effective.toFixed(1);
-    most.textContent = `of ${now.n - 2} negatives count`;
+    most.textContent = `of ${pushersOf(now)} negatives count`;
     low.textContent = `floor ${floor.toFixed(3)}`;
     high.textContent = `ceiling ${ceiling.toFixed(3)}`;
     dot.style.left = `${100 * Math.min(1, Math.max(0, within))}%`;
@@ -130,7 +133,7 @@ function readout() {
     status.textContent = `Temperature ${now.tau}: loss ${now.loss.toFixed(4)} nats, ` +
       `floor ${floor.toFixed(4)}, ceiling ${ceiling.toFixed(4)}. ` +
       `${percent(now.top1)} find their partner. ${percent(now.share)} of the push falls on the same class. ` +
-      `${now.effective.toFixed(1)} of ${now.n - 2} negatives count. ${why.textContent}`;
+      `${now.effective.toFixed(1)} of ${pushersOf(now)} negatives count. ${why.textContent}`;
   };
   return { element: h("div", {}, h("div", { className: "numbers" }, a, b, c, d), gauge, why, status), draw };
 }
@@ -305,7 +308,7 @@ const CURVES = {
     { values: TEMPERATURES.map(() => now.even), colour: "--soft", dash: [2, 3] },
     { values: now.curve.map((s) => s.rows[now.anchor].share), colour: "--bad", dash: [6, 4] },
     { values: now.curve.map((s) => s.share), colour: "--mark", dash: [] }] }),
-  "Negatives that count (dashed: this row)": (now) => ({ top: now.n - 2, mark: now.effective, text: now.effective.toFixed(1), lines: [
+  "Negatives that count (dashed: this row)": (now) => ({ top: pushersOf(now), mark: now.effective, text: now.effective.toFixed(1), lines: [
     { values: now.curve.map((s) => s.rows[now.anchor].effective), colour: "--bad", dash: [6, 4] },
     { values: now.curve.map((s) => s.effective), colour: "--mark", dash: [] }] }),
 };

@@ -256,27 +256,30 @@ function pageEngine(lab) {
   };
 }
 
-// Ask Python. Where nobody answers in time (a kernel that has ended), the page answers from then on, if it has the encoder.
+// Ask Python. Where nobody answers in time (a busy cell, a kernel that has ended), the answer is {page}: whom to ask instead, if it has the
+// encoder. The next question goes to Python again, which has less time until it is heard of.
 function kernelEngine(model, lab, seconds = lab.meta.steps ? 8 : 120) {
   const waiting = new Map(), mine = Math.random().toString(36).slice(2);
-  let number = 0, page = null;
+  let number = 0, page = null, patience = seconds;
   const hear = ({ id, error, ...answer }, buffers) => {
     const [done, failed] = waiting.get(id) ?? [];
     waiting.delete(id);
+    patience = seconds;
     if (error) failed?.(new Error(error));
     else done?.({ ...answer, views: buffers.map((b) => new Uint8Array(b.buffer ?? b, b.byteOffset ?? 0, b.byteLength)) });
   };
   model.on("msg:custom", hear);
-  const ask = (question) => page?.(question) ?? new Promise((done, failed) => {
+  const ask = (question) => new Promise((done, failed) => {
     const id = `${mine}-${number++}`, keys = ["box", "flip", "jitter", "order", "grey", "sigma", "angle"];
     waiting.set(id, [done, failed]);
     model.send({ ...question, id, draws: Object.fromEntries(keys.map((key) => [key, question.draws.map((d) => d[key])])) });
     setTimeout(() => {
       if (!waiting.delete(id)) return;
       if (!lab.meta.steps) return failed(new Error("the kernel does not answer"));
-      page = pageEngine(lab);
-      done(page(question));
-    }, 1000 * seconds);
+      patience = Math.min(1, seconds);
+      page ??= pageEngine(lab);
+      done({ page });
+    }, 1000 * patience);
   });
   return { ask, free: () => model.off("msg:custom", hear) };
 }
@@ -290,8 +293,9 @@ function winRate(same, other) {                     // share of comparisons that
   return average(same.map((s) => average(other.map((o) => (s > o + 1e-6 ? 1 : s < o - 1e-6 ? 0 : 0.5)))));
 }
 
-function verdict(same, other, s) {
-  const varies = s.min_crop_scale < 1 || s.jitter_strength || s.rotate_degrees || s.blur_prob || s.grey_prob % 1 || s.flip_prob % 1;
+function verdict(same, other, s, C) {
+  const mixed = s.flip_prob % 1 || (C === 3 && s.grey_prob % 1);
+  const varies = s.min_crop_scale < 1 || s.jitter_strength || s.rotate_degrees || s.blur_prob || mixed;
   if (!varies) return "Nothing is random: both views are the same, and any network, also an untrained one, gives them cosine 1.";
   const wins = winRate(same, other);
   if (wins > 0.99) return "Easy: nearly every pair of this picture is solved already, and there is little left to learn from it.";
@@ -464,18 +468,25 @@ function showNumbers(parts, lab, found, kind, settings, done) {
   const [ours, theirs] = [same, other].map((v) => `${say(average(v))} ± ${say(spread(v))}`);
   const counts = `${ours} for two views of this picture, ${theirs} for views of two pictures`;
   parts.plot.setAttribute("aria-label", `two rows of ${PAIRS} cosines of ${kind}: ${counts}`);
-  const score = `The partner is the more alike in ${percent(wins)} of comparisons (chance 50 %).`;
-  parts.status.textContent = `Cosines of ${kind}: ${counts}. ${score} `
-    + `${verdict(same, other, settings)} ${remark(settings, lab.meta.trained, lab.x.shape[2])}`;
+  const score = `The partner is the more alike in ${percent(wins)} of comparisons (chance 50 %).`, [, C, S] = lab.x.shape;
+  const late = found.late ? "The kernel does not answer in time: these are numbers of the page, whose encoder is rounded. " : "";
+  parts.status.textContent = `${late}Cosines of ${kind}: ${counts}. ${score} `
+    + `${verdict(same, other, settings, C)} ${remark(settings, lab.meta.trained, S)}`;
 }
 
-// The 32 triples for the settings as they are, a few at a time; `each` gets every answer, and returns true to stop.
+// The 32 triples for the settings as they are, a few at a time; `each` gets every answer and whether the page stood in for the kernel, and
+// returns true to stop.
 async function measure(lab, ask, question, chunk, each) {
-  for (let start = 0, stop = 1; start < PAIRS; [start, stop] = [stop, Math.min(PAIRS, stop + chunk)]) {
+  for (let start = 0, stop = 1, late = false; start < PAIRS;) {
     const pairs = Array.from({ length: stop - start }, (_, k) => [[3 * k, 3 * k + 1], [3 * k, 3 * k + 2]]).flat();
     const part = { images: question.images.slice(3 * start, 3 * stop), draws: question.draws.slice(3 * start, 3 * stop) };
     const answer = await ask({ ...part, pairs, show: start ? [] : [0, 1] });
-    if (each(answer, start, stop)) return false;
+    if (answer.page) {
+      [ask, chunk, stop, late] = [answer.page, CHUNK, Math.min(stop, start + CHUNK), true];
+      continue;
+    }
+    if (each(answer, start, stop, late)) return false;
+    [start, stop] = [stop, Math.min(PAIRS, stop + chunk)];
     await new Promise((next) => setTimeout(next));  // let the page breathe
   }
   return true;
@@ -509,13 +520,14 @@ async function render({ model, el }) {
     parts.controls.forEach((control) => control.show());
     parts.thumbs.forEach((thumb, i) => thumb.setAttribute("aria-pressed", String(i === image)));
     parts.root.dataset.busy = "yes";
-    const all = await measure(lab, ask, question, kernel ? PAIRS : CHUNK, (answer, start, stop) => {
+    const all = await measure(lab, ask, question, kernel ? PAIRS : CHUNK, (answer, start, stop, late) => {
       if (run !== state.run) return true;           // a slider has moved on
       if (!start) {
         const found = { h: { same: [], other: [] }, z: answer.z && { same: [], other: [] } };
         const others = question.images.filter((_, k) => k % 3 === 2);
         Object.assign(state, { found, others, image, draws: question.draws.slice(0, 2), views: answer.views });
       }
+      state.found.late = late;
       for (const kind of ["h", "z"]) answer[kind]?.forEach((v, k) => state.found[kind][k % 2 ? "other" : "same"].push(v));
       draw(stop === PAIRS);
       return false;

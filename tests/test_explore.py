@@ -1,4 +1,5 @@
 "The Explorer: what goes to the browser, what the browser makes of it (in a real one), and what the kernel answers."
+import base64
 import io
 import json
 import time
@@ -221,6 +222,43 @@ def test_the_address_says_what_is_shown_and_shows_what_it_says(browser, saved):
     assert page.errors == [] and page.state("pick") == -1
 
 
+def test_a_page_opens_as_it_was_saved(browser, tmp_path):
+    saved, start = toy_explorer(), dict(colour="trust", variant=2, epoch=3, pick=7)
+    for key, value in (start | dict(selected=[4, 5])).items(): setattr(saved, key, value)
+    page = Opened(browser, saved.save(tmp_path / "moved.html").as_uri())
+    state = lambda: {key: page.state(key) for key in start}
+    assert state() == start and page.state("selected") == [4, 5] and page.page.evaluate("location.hash") == ""
+    page.page.get_by_role("button", name="clear").click()
+    page.page.locator("select").first.select_option("label")
+    assert page.page.evaluate("location.hash") == "#pick=-1&colour=label"                   # what differs from the start, also where it is less
+    page.page.evaluate("location.hash = '#epoch=9&pick=9'")
+    page.until("e.get('pick') === 9")
+    assert state() == start | dict(epoch=9, pick=9) and page.state("selected") == [4, 5]
+    page.page.evaluate("location.hash = ''")
+    page.until("e.get('pick') === 7")
+    assert state() == start and page.errors == []
+    page.context.close()
+
+
+def test_the_address_and_the_lasso_do_not_mix(opened):
+    address = lambda: opened.page.evaluate("location.hash")
+    opened.page.get_by_role("searchbox").fill("cat")
+    opened.page.get_by_role("searchbox").press("Enter")
+    assert address() == "#find=cat"
+    opened.app("e.select([1, 2, 3])")
+    assert opened.page.get_by_role("searchbox").input_value() == "" and address() == ""     # the lasso is not what was searched for
+    opened.page.evaluate("location.hash = '#pick=9'")
+    opened.until("e.get('pick') === 9")
+    assert opened.state("selected") == [] and opened.page.locator(".caught").inner_text() == ""
+    opened.page.evaluate("location.hash = '#find=cat'")
+    opened.until("e.get('selected').length > 3")
+    opened.page.get_by_role("button", name="clear").click()
+    assert address() == "" and opened.state("selected") == []
+    opened.page.evaluate("location.hash = '#colour=constructor'")
+    opened.page.wait_for_timeout(50)
+    assert opened.state("colour") == "label"
+
+
 def test_epochs_move_the_maps_of_those_that_have_them(opened, explorer):
     opened.page.emulate_media(reduced_motion="reduce")
     slider = opened.page.get_by_label("epoch", exact=True)
@@ -429,6 +467,39 @@ def test_views_of_the_picked_image_are_sent_as_pictures(explorer, heard):
     content, buffers = heard[0]
     assert (content["tell"], content["image"], content["count"]) == ("views", 4, 4)
     assert Image.open(io.BytesIO(buffers[0])).size == (32, 32)
+
+
+LISTEN = """() => { const e = document.getElementById("widget").explorer, { createObjectURL: make, revokeObjectURL: end } = URL;
+    Object.assign(e, { live: true }).model.send = (question) => e.sent.push(question.image);
+    Object.assign(e, { sent: [], kept: new Set() });
+    URL.createObjectURL = (blob) => { const url = make(blob); e.kept.add(url); return url; };
+    URL.revokeObjectURL = (url) => { e.kept.delete(url); end(url); }; }"""
+REPLY = """([message, text]) => document.getElementById("widget").explorer.hear(message,
+    [Uint8Array.from(atob(text), (c) => c.charCodeAt(0))])"""
+
+
+def test_views_are_asked_once_for_each_pick_and_stand_there_once(opened, explorer, heard):
+    page, probe = opened.page, opened.page.get_by_role("button", name="4 views")
+    rows = lambda: page.evaluate("[...document.querySelectorAll('.views')].map((row) => row.childElementCount)")
+    def reply(image):
+        explorer.answer(dict(ask="views", image=image), [])
+        content, buffers = heard.pop()
+        page.evaluate(REPLY, [content, base64.b64encode(buffers[0]).decode()])
+    page.evaluate(LISTEN)
+    opened.app("e.pick(4)")
+    probe.click()
+    opened.app("e.set('pick', 5)")                                       # as a cell does
+    opened.app("e.set('pick', 60)")                                      # nor is there such an image
+    opened.app("e.pick(4)")
+    assert opened.app("e.sent") == [4, 5, 4]
+    for image in (4, 5, 4):
+        reply(image)
+        assert rows() == [4] and opened.app("e.kept.size") == 1
+    probe.click()
+    reply(4)
+    assert rows() == [] and opened.app("e.kept.size") <= 1
+    opened.app("e.stop()")
+    assert opened.app("e.kept.size") == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])

@@ -3,6 +3,7 @@ import io
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -205,6 +206,14 @@ def test_runs_stand_beside_each_other(run):
     pytest.raises(FileNotFoundError, Playground.from_run, run / "nowhere")
 
 
+def test_a_run_that_learned_from_the_pictures_shown_is_refused(run, tmp_path):
+    shutil.copytree(run, other := tmp_path / "other")
+    record = json.loads((other / "results.json").read_text())
+    record["config"] |= dict(val_fraction=0.0, epochs=9)
+    (other / "results.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="val_fraction: 0.1 in .*, but 0.0 in .*other"): Playground.from_run(run, beside=[other])
+
+
 # The widget in Python
 
 def tiny(classes=("zero", "one", "two"), y=(0, 0, 1, 1, 2, 2), **more):
@@ -250,7 +259,7 @@ def test_what_does_not_belong_together_is_refused(change, says):
 @pytest.fixture(scope="session")
 def lab(browser):
     page = browser.new_page()
-    names = "similarities, partnersOf, study, lossBounds, unpack, laboratory, TEMPERATURES"
+    names = "similarities, partnersOf, study, lossBounds, unpack, laboratory, CURVES, TEMPERATURES"
     page.add_script_tag(content=javascript("playground").removesuffix(END) + f"Object.assign(globalThis, {{ {names} }});", type="module")
     page.evaluate("""() => { globalThis.ask = ([z1, z2, y, tau, bug]) => {
         const array = (z) => Object.assign(Float32Array.from(z.flat()), { shape: [z.length, z[0].length] });
@@ -442,6 +451,17 @@ def test_a_bug_shows_its_loss_and_why(open_page):
         assert (broken, instead) == (pytest.approx(shown_loss(page), abs=6e-4), pytest.approx(good, abs=6e-4))    # three digits, four there
     page.get_by_role("button", name="as in Eq. 1").click()
     assert status(page) == before and page.locator(".why").inner_text() == ""
+
+
+@pytest.mark.parametrize("bug, negatives", [("", 10), ("interleaved", 10), ("diagonal", 11), ("lengths", 10)])
+def test_a_row_that_may_name_itself_has_one_more_negative(open_page, lab, bug, negatives):
+    made = tiny()
+    made.broken = bug
+    page, words = open_page(made), f"of {negatives} negatives count"
+    places = page.locator(".numbers"), page.get_by_role("status"), page.locator(".forces .note")
+    assert all(words in place.inner_text() for place in places)
+    top = "([b, bug]) => Object.values(CURVES).at(-1)({ ...laboratory(unpack(new Uint8Array(b)))('last', 0.5, bug), anchor: 0 }).top"
+    assert lab.evaluate(top, [list(made.blob), bug]) == negatives
 
 
 def test_hostile_names_are_text(open_page):

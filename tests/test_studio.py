@@ -419,6 +419,14 @@ def test_only_the_last_of_many_moves_counts(visit, saved):
     assert page.evaluate(dots) == other.evaluate(dots)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_greying_what_has_no_colour_is_nothing_random(visit, channels, tmp_path):
+    still = dict(min_crop_scale=1, jitter_strength=0, grey_prob=0.2, blur_prob=0, rotate_degrees=0, flip_prob=0)
+    studio = Studio(used_model(channels), TensorImages(pictures(channels, 16), torch.zeros(6).long()), **still)
+    page = visit(studio.save(tmp_path / "still.html").as_uri())
+    assert ("Nothing is random" in page.inner_text(".status")) == (channels == 1)
+
+
 @pytest.mark.parametrize("how", [dict(viewport=dict(width=390, height=800)), dict(color_scheme="dark")])
 def test_hostile_names_are_text_and_nothing_overflows(visit, saved, how):
     page = visit(saved, **how)
@@ -473,10 +481,35 @@ def test_an_error_in_python_is_shown(script, small):
     assert script.inner_text(".status") == "No answer: out of <b>memory</b>"
 
 
+def test_a_busy_kernel_is_named_and_asked_again(script, small):
+    asked, busy = [], True
+    def ask(message):
+        asked.append(len(message["images"]))
+        if busy: return [dict(id="of another widget"), []]
+        content, views = small.answer(message)
+        return dict(content, id=message["id"]), [text(v) for v in views]
+    script.expose_function("askPython", ask)
+    script.evaluate("(() => { const wait = setTimeout; window.haste = 40; window.setTimeout = (f, ms = 0) => wait(f, ms / haste); })()")
+    script.evaluate(LIVE, [text(small.blob), {k: getattr(small, k) for k in (*SETTINGS, "image", "seed")}])
+    script.wait_for_selector(DONE)
+    assert script.inner_text(".status").startswith("The kernel does not answer in time") and asked == [3]
+    busy = False
+    settled(script, lambda: script.evaluate("(() => { haste = 1; heard['change:seed'].forEach((f) => f()); })()"))
+    assert script.inner_text(".status").startswith("Cosines of z") and asked == [3, 3, 93]
+
+
+def test_where_the_page_takes_over_it_takes_small_steps(script):
+    sizes = script.evaluate("""async () => {
+        const sizes = [], plain = { images: Array(96).fill(0), draws: Array(96).fill(0) }, page = (q) => { sizes.push(q.images.length); return {}; };
+        await measure(null, async (q) => { sizes.push(q.images.length); return sizes.length > 1 ? { page } : {}; }, plain, PAIRS, () => false);
+        return sizes; }""")
+    assert sizes == [3, 93, 21, 21, 21, 21, 9]
+
+
 def test_the_page_takes_over_from_a_kernel_that_has_ended(script, small):
     asked, _ = question(small, 4)
     asked["pairs"] = [[0, 1]]
-    waits = "async ([blob, q]) => { const silent = { on() {}, send() {} }; return kernelEngine(silent, unpack(bytes(blob)), 0.05).ask(q).catch((e) => e.message); }"
+    waits = "async ([blob, q]) => { const silent = { on() {}, send() {} }; return kernelEngine(silent, unpack(bytes(blob)), 0.05).ask(q).then((a) => a.page(q), (e) => e.message); }"
     answer = script.evaluate(waits, [text(small.blob), dict(asked, show=[])])
     assert answer["h"] == ask_page(script, small, asked)["h"]
     meta, arrays = unpack(small.blob)
