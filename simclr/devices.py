@@ -112,8 +112,9 @@ class SyncedNorm(nn.modules.batchnorm._BatchNorm):
         var = (variances + (means - mean)**2).mean(0)                                     # within processes and between them
         if self.track_running_stats: self.follow(mean.detach(), var.detach() * n / (n - 1))
         as_channels = lambda v: v.view(1, -1, *[1] * (x.ndim - 2))
-        z = (own - as_channels(mean)) * as_channels((var + self.eps).rsqrt() * self.weight) + as_channels(self.bias)
-        return z.to(x.dtype)
+        scale = (var + self.eps).rsqrt() * (self.weight if self.affine else 1)
+        z = (own - as_channels(mean)) * as_channels(scale)
+        return (z + as_channels(self.bias) if self.affine else z).to(x.dtype)
     def follow(self, mean, var):             # the running statistics take a step
         self.num_batches_tracked += 1
         step = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum

@@ -97,7 +97,8 @@ def build_optimizer(
     """LARS (You et al. 2017, arXiv:1708.03888) with the paper's momentum of 0.9, SGD with Nesterov momentum, AdamW, or Muon.
 
     Muon is that of Jordan et al. 2024, scaled to the steps of Adam (Liu et al. 2025, arXiv:2502.16982, Section 2.2), with Nesterov
-    momentum of 0.95; biases, norms and matrices of under four rows or columns take steps of Adam, Nesterov's too (Dozat 2016).
+    momentum of 0.95. Biases, norms, layers of one channel in or out (a stem for grey images), and matrices of under four rows or columns
+    or with a side over 128 times the other take steps of Adam, Nesterov's too (Dozat 2016). A convolution has a row a channel out.
 
     ```python
     >>> [(g["momentum"], g["always_adapt"]) for g in build_optimizer("lars", torch.nn.Linear(4, 3), 4.8, 1e-6).param_groups]

@@ -83,7 +83,7 @@ def build_module(config:dict, images)->SimCLR:   # arguments of `pretrain`, and 
     model = SimCLRModel(encoder, c["hidden_dim"], c["projection_dim"]).to(memory_format=torch.channels_last)
     if c["devices"] * c["num_nodes"] > 1: model = sync_norms(model)
     if c["compile"]: model.compile()
-    else: quicken(model)
+    elif not torch.cuda.is_available(): quicken(model)        # it is made for CPUs
     aug = SimCLRAugment(size, images.mean, images.std, (c["min_crop_scale"], 1.0),
                         **{k: c[k] for k in ("flip_prob", "jitter_strength", "grey_prob", "blur_prob", "rotate_degrees")})
     return SimCLR(model, aug, c["temperature"], c["optimizer"], peak_lr(c),

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import traceback
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -143,18 +144,26 @@ def check_resumable(
     differs += [f"{k}: {(*theirs[k].shape,)} then, {(*v.shape,)} now" for k, v in own.items() if k in theirs and theirs[k].shape != v.shape]
     if differs: raise ValueError(f"{path} is not of this run ({'; '.join(differs[:4])}{' …' * (len(differs) > 4)})")
 
+def _machine_failed(error)->bool:
+    "Whether memory, a device or a connection failed, or Lightning while it set them up: no fault of a checkpoint."
+    full = torch.cuda.OutOfMemoryError
+    kinds = full, getattr(torch, "AcceleratorError", full), getattr(torch.distributed, "DistError", full)
+    code = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    setup = any(Path(c.co_filename).parent.name == "strategies" and c.co_name in ("setup", "setup_environment") for c in code)
+    return setup or isinstance(error, kinds)
+
 @contextmanager
 def resuming(
     path,         # of the checkpoint to go on from, or None
     module,       # the Lightning module that goes on
     begun:list,   # empty until the first step begins
 ):
-    "Inside, the checkpoint is read; an error before the first step is the checkpoint's, and ValueError says so and what to do."
+    "Inside, the checkpoint is read. Before the first step, ValueError names it and says what to do, unless it was the machine that failed."
     try:
         if path: check_resumable(path, module)
         yield
     except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as e:
-        if begun or not path: raise
+        if begun or not path or _machine_failed(e): raise
         why = str(e) if str(path) in str(e) else f"{path} cannot be resumed: {type(e).__name__}: {' '.join(str(e).split())}"
         raise ValueError(f"{why}; delete it to begin this run anew, or give another version") from e
 

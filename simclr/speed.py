@@ -113,7 +113,7 @@ def reuse_memory()->bool:   # whether the allocator listened: glibc does, others
 def quicken(
     model:nn.Module,   # changed in place: its convolutions, its pooling, and the memory of this process
 )->nn.Module:          # the same model, with the same parameters under the same names
-    """Make training on a CPU quicker, with the same results up to rounding. On a GPU nothing of it takes part.
+    """Make training on a CPU quicker, with the same results up to rounding. `pretrain` leaves it out where there is a GPU.
 
     ```python
     >>> net = quicken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)))

@@ -49,6 +49,15 @@ def test_two_workers_give_the_batches_of_memory(tmp_path):
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_take_nothing_from_the_common_series_of_random_numbers(tmp_path, workers, shuffle):
+    tree(tmp_path, {"a": 4})
+    loader, rng = image_loader(FileImages(find_images(tmp_path), torch.zeros(4), 8), 2, shuffle, workers=workers), torch.get_rng_state()
+    for _ in range(2): assert len(list(loader)) == 2
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
 def test_a_worker_names_the_bad_file(tmp_path):
     tree(tmp_path, {"a": 3}); (tmp_path / "a" / "bad.png").write_bytes(b"")
     with pytest.raises(ValueError, match="bad.png"): list(image_loader(FileImages(find_images(tmp_path), torch.zeros(4), 8), 2, workers=1))

@@ -218,6 +218,13 @@ def test_embed_leaves_the_model_bit_for_bit(frozen, wrap):
     assert h.shape == (7, 4 if wrap else 32) and h.dtype == torch.float32 and not h.requires_grad
 
 
+def test_embed_draws_no_random_number():
+    encoder, images = tiny(), pictures()
+    rng = torch.get_rng_state()
+    embed(encoder, images)
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
 def test_embed_restores_the_mode_after_an_error():
     encoder = tiny().train()
     with pytest.raises(ValueError): embed(encoder, pictures(3, 3))

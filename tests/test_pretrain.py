@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
@@ -20,6 +21,7 @@ from torch import nn
 
 import simclr.pretrain as module_under_test
 import simclr.report
+import simclr.speed
 from simclr.augment import SimCLRAugment
 from simclr.data import TensorImages, load_images
 from simclr.loss import loss_bounds, nt_xent_loss
@@ -343,6 +345,21 @@ def test_every_optimizer_goes_on_as_if_uninterrupted(tmp_path, monkeypatch, opti
     assert equal(weights(whole), weights(train(tmp_path, optimizer=optimizer, resume=True)))
 
 
+@pytest.mark.parametrize("place, name, blamed", [
+    (pl.accelerators.CPUAccelerator, "setup_device", []), (pl.strategies.SingleDeviceStrategy, "model_to_device", []),
+    (pl.strategies.SingleDeviceStrategy, "load_optimizer_state_dict", [RuntimeError])])
+def test_a_machine_that_fails_is_not_blamed_on_the_checkpoint(tmp_path, monkeypatch, place, name, blamed):
+    "Except that a plain RuntimeError while the checkpoint is being read is taken for the checkpoint's."
+    with monkeypatch.context() as patch:
+        at_epoch(patch, 1, lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt): train(tmp_path)
+    for error in (torch.cuda.OutOfMemoryError, torch.distributed.DistNetworkError, RuntimeError):
+        def fail(self, *args, **kwargs): raise error("no place")
+        monkeypatch.setattr(place, name, fail)
+        with pytest.raises((error, ValueError)) as e: train(tmp_path, resume=True)
+        assert ("delete it to begin this run anew" in str(e.value)) == (error in blamed) and (type(e.value) is error) != (error in blamed)
+
+
 def test_a_crash_within_an_epoch_costs_that_epoch(finished, tmp_path, monkeypatch):
     usual = SimCLR.training_step
     def crash(self, batch, i):
@@ -511,6 +528,15 @@ def test_compile_compiles_the_model_and_not_its_names(digits, monkeypatch):
     monkeypatch.setattr(SimCLRModel, "compile", lambda self: calls.append(self), raising=False)
     plain, compiled = (build_module(DEFAULTS | TINY | dict(compile=c), digits) for c in (False, True))
     assert calls == [compiled.model] and list(plain.state_dict()) == list(compiled.state_dict())
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_on_a_gpu_nothing_made_for_cpus_takes_part(digits, monkeypatch, gpu):
+    asked = []
+    monkeypatch.setattr(simclr.speed, "reuse_memory", lambda: asked.append("memory"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    kinds = {type(m).__name__ for m in build_module(DEFAULTS | TINY, digits).model.modules()}
+    assert (bool(asked), "QuickConv2d" in kinds, "MeanPool" in kinds) == (not gpu,) * 3
 
 
 # Manners

@@ -14,6 +14,7 @@ import scale_worker
 import torch
 from torch import nn
 
+import simclr.devices
 import simclr.pretrain as pretraining
 from conftest import ROOT
 from simclr.devices import check_shares, must_start, process, start_processes, sync_norms
@@ -91,6 +92,19 @@ def test_synced_norm_equals_batchnorm_of_all_rows(tmp_path):
     assert torch.allclose(torch.cat([r["eval"] for r in ranks]), norm.eval()(x), atol=1e-10)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_synced_norm_may_have_no_weights(monkeypatch, affine):
+    x = torch.randn(8, 3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain, synced = (nn.BatchNorm2d(3, affine=affine).double() for _ in range(2))
+    if affine: plain.weight.data, synced.weight.data = torch.tensor([[2.0, 0.5, -1.0]] * 2, dtype=torch.float64)
+    other = torch.stack([x[4:].mean((0, 2, 3)), x[4:].var((0, 2, 3), unbiased=False)])[None]      # what the second of two processes sends
+    monkeypatch.setattr(simclr.devices, "_rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(simclr.devices, "gather_rows", lambda own: torch.cat([own, other]))
+    synced.__class__ = simclr.devices.SyncedNorm
+    torch.testing.assert_close(synced(x[:4]), plain(x)[:4], atol=1e-12, rtol=0)
+    torch.testing.assert_close(synced.running_var, plain.running_var)
+
+
 def test_synced_norms_keep_names_values_and_alone_every_bit():
     plain, synced = scale_worker.make_model("norm"), sync_norms(scale_worker.make_model("norm"))
     x = torch.randn(6, 1, 8, 8)
@@ -101,7 +115,7 @@ def test_synced_norms_keep_names_values_and_alone_every_bit():
 
 # Whole runs
 
-def simclr(*args, timeout=120, **env):
+def command(*args, timeout=120, **env):
     return subprocess.run([sys.executable, "-m", "simclr.cli", *args], capture_output=True, text=True, timeout=timeout, env=ENV | env)
 
 
@@ -118,7 +132,7 @@ def same_run(a, b):
 
 
 def test_the_command_with_two_devices_is_the_command_with_one(one, tmp_path):
-    done = simclr("pretrain", *FLAGS, "--devices", "2", "--snapshots", "2", "--run_dir", str(tmp_path))
+    done = command("pretrain", *FLAGS, "--devices", "2", "--snapshots", "2", "--run_dir", str(tmp_path))
     assert done.returncode == 0 and done.stderr == "", done.stderr
     folder = tmp_path / "pretrain/resnet8/version_0"
     assert [line[:10] for line in done.stdout.splitlines()] == ["epoch   1/", "epoch   2/", str(folder)[:10]]       # printed once, not twice
@@ -188,7 +202,7 @@ def test_a_run_that_loses_a_process_ends_without_a_result(tmp_path):
 
 
 def test_bad_values_are_said_once_and_leave_no_folder(tmp_path):
-    done = simclr("pretrain", *FLAGS, "--devices", "2", "--min_crop_scale", "0.5", "--batch_size", "1296", "--run_dir", str(tmp_path))
+    done = command("pretrain", *FLAGS, "--devices", "2", "--min_crop_scale", "0.5", "--batch_size", "1296", "--run_dir", str(tmp_path))
     assert done.returncode == 2 and done.stderr == "simclr: error: batch_size=1296 is larger than the 1295 training images\n"
     assert not list(tmp_path.iterdir())
 
