@@ -170,6 +170,22 @@ def test_the_formula_check_finds_latex(text, raw, tmp_path):
     assert bool(raw_formulas(tmp_path / "a.html")) == raw
 
 
+def raw_links(page):
+    "Links that a reader would see as Markdown: nbdev makes one of a function's name, and a link in a link is none."
+    text = re.sub(r"<(pre|script)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
+    return re.findall(r"\w+\]\([^)]*\)", re.sub(r"<[^>]+>", "", text))
+
+
+def test_no_link_is_left_as_markdown(site): assert {page.name: raw_links(page) for page in pages(site) if raw_links(page)} == {}
+
+
+@pytest.mark.parametrize("text, raw", [('<p>[<a href="a.html#f"><code>f</code></a>](a.ipynb)', True), ("<p>[f](a.ipynb)", True),
+                                       ("<pre>[f](x)</pre>", False), ('<a href="a.html">f</a> (x)', False)])
+def test_the_link_check_finds_markdown(text, raw, tmp_path):
+    (tmp_path / "a.html").write_text(text)
+    assert bool(raw_links(tmp_path / "a.html")) == raw
+
+
 def test_pages_are_small(site): assert not [page.name for page in site.rglob("*.html") if page.stat().st_size >= 4_000_000]
 
 

@@ -161,6 +161,14 @@ def test_a_displayed_formula_stands_on_one_line_and_a_method_links_to_its_class(
     assert nbformat.read(path, 4).cells[0].source == "$$a + b$$\n\n```\n$$a\n+ b$$\n```\n" + method.replace("#a.b", "#a")
 
 
+def test_a_word_that_is_also_a_function_is_no_link(tmp_path):
+    text = "learn on [`train`](https://x.io/pretrain.html#train), set [`pick`](https://x.io/studio.html#pick); [`fit`](https://x.io/pretrain.html#fit)"
+    path = write(tmp_path, new_markdown_cell(text), new_code_cell("f", outputs=[shown({"text/markdown": text})]))
+    dress(path)
+    said, documented = nbformat.read(path, 4).cells
+    assert said.source == documented.outputs[0].data["text/markdown"] == "learn on `train`, set `pick`; [`fit`](https://x.io/pretrain.html#fit)"
+
+
 LIBRARY = entries((ROOT / "nbs/references.bib").read_text(encoding="utf-8"))
 CHEN = '(#ref-chen2020simclr "A Simple Framework for Contrastive Learning of Visual Representations")'
 WANG = '(#ref-wang2020alignment "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere")'

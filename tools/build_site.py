@@ -29,6 +29,7 @@ KATEX = re.compile(r'<(?:link|script)[^>]*katex[^>]*>(?:</script>)?')
 FONTS = re.compile(r"@import\s*url\(https?://[^)]*\)\s*;")            # the themes' web fonts; the fallback is the reader's own
 LINK = re.compile(r'(\]\(|href=\\?")(\d+[a-z]*_\w+)\.ipynb')             # in Markdown, or in HTML inside a notebook's JSON
 METHOD = re.compile(r"(/simclr/\w+\.html#\w+)\.\w+(?=[)\"])")             # nbdev links a method to an anchor of its own; its class has one
+WORD = re.compile(r"\[`(train|pick)`\]\([^)]*\)")                         # a part of the data, a trait: nbdev links the functions of these names
 FORMULA = re.compile(r"^(```|~~~).*?^\1|\$\$.+?\$\$", re.S | re.M)
 SUMMARY = re.compile(r'(<meta (?:name="description"|property="og:description") content=")([^"]*)"')
 FETCH = "const r = await fetch(offset + \"search.json\");\n      index = await r.json();"
@@ -74,6 +75,11 @@ def one_line(match):
     return match.group() if match.group(1) else " ".join(match.group().split())
 
 
+def right_links(text):
+    "Markdown in which no word links to a function that it does not mean, and no method to an anchor that is not there."
+    return METHOD.sub(r"\1", WORD.sub(r"`\1`", text))
+
+
 def dress(path, library=None):
     "Turn the figures of a processed notebook into HTML, link its citations, drop widget state, in place; doing it twice changes nothing."
     nb = nbformat.read(path, 4)
@@ -82,11 +88,11 @@ def dress(path, library=None):
     first = not any(LOAD in output.get("data", {}).get("text/html", "") for cell in nb.cells for output in cell.get("outputs", []))
     for cell in nb.cells:
         if '<iframe class="widget"' in cell.source: cell.source = cell.source.replace("<noscript><img", f"<noscript>{NO_FRAME}<img")
-        if cell.cell_type == "markdown": cell.source = METHOD.sub(r"\1", FORMULA.sub(one_line, cell.source))
+        if cell.cell_type == "markdown": cell.source = right_links(FORMULA.sub(one_line, cell.source))
         if cell.cell_type == "code": cell.source = closer(cell.source)
         for output in cell.get("outputs", []):
             shown = output.get("data", {})
-            if "text/markdown" in shown: shown["text/markdown"] = METHOD.sub(r"\1", "".join(shown["text/markdown"]))
+            if "text/markdown" in shown: shown["text/markdown"] = right_links("".join(shown["text/markdown"]))
             figure = shown.get(FIGURE)
             if figure is None: continue
             output.data, first = {"text/html": figure_html(figure, first, output.data.get("image/png"))}, False
