@@ -169,6 +169,18 @@ def test_a_word_that_is_also_a_function_is_no_link(tmp_path):
     assert said.source == documented.outputs[0].data["text/markdown"] == "learn on `train`, set `pick`; [`fit`](https://x.io/pretrain.html#fit)"
 
 
+@pytest.mark.parametrize("lines, columns", [(["a" * 81, "<b>" * 30], 90), (["a" * 81], None), (["a" * 80] * 3, None), (["a" * 81] * 2 + ["b"] * 3, None)])
+@pytest.mark.parametrize("output", [lambda text: new_output("stream", text=text), lambda text: shown({"text/plain": text})])
+def test_printed_columns_too_wide_for_the_page_are_not_broken(lines, columns, output, tmp_path):
+    path = write(tmp_path, new_code_cell("f", outputs=[output("\n".join(lines) + "\n")]))
+    dress(path)
+    dress(path)
+    found, = nbformat.read(path, 4).cells[0].outputs
+    page = found.get("data", {}).get("text/html")
+    assert (page is None) == (columns is None)
+    if page: assert f"--columns: {columns}" in page and "&lt;b&gt;" in page and page.count("\n") == 1
+
+
 LIBRARY = entries((ROOT / "nbs/references.bib").read_text(encoding="utf-8"))
 CHEN = '(#ref-chen2020simclr "A Simple Framework for Contrastive Learning of Visual Representations")'
 WANG = '(#ref-wang2020alignment "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere")'

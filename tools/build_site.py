@@ -58,6 +58,14 @@ def title(figure):
     return named or next((note["text"] for note in layout.get("annotations", []) if note.get("text")), "figure")
 
 
+def table_html(text, most=80):
+    "Printed lines of columns, too long for the page: in letters so small that they fit, or else to be scrolled. None where lines may break."
+    lines = text.rstrip("\n").split("\n")
+    long = [len(line) for line in lines if len(line) > most]
+    if len(long) < 2 or 2 * len(long) < len(lines): return None
+    return f'<div class="columns"><pre tabindex="0" style="--columns: {max(long)}">{html.escape(chr(10).join(lines))}</pre></div>'
+
+
 def closer(source, most=84):
     "Code in which a comment far to the right of a long line stands two spaces behind it, so that the page need not break the line."
     if not any(len(line) > most for line in source.splitlines()) or source.lstrip().startswith("%"): return source
@@ -81,7 +89,7 @@ def right_links(text):
 
 
 def dress(path, library=None):
-    "Turn the figures of a processed notebook into HTML, link its citations, drop widget state, in place; doing it twice changes nothing."
+    "Turn a processed notebook's figures and wide tables into HTML, link its citations, drop widget state, in place; twice changes nothing."
     nb = nbformat.read(path, 4)
     nb.metadata.pop("widgets", None)
     if library: cite_notebook(nb, library)
@@ -90,8 +98,10 @@ def dress(path, library=None):
         if '<iframe class="widget"' in cell.source: cell.source = cell.source.replace("<noscript><img", f"<noscript>{NO_FRAME}<img")
         if cell.cell_type == "markdown": cell.source = right_links(FORMULA.sub(one_line, cell.source))
         if cell.cell_type == "code": cell.source = closer(cell.source)
-        for output in cell.get("outputs", []):
-            shown = output.get("data", {})
+        for k, output in enumerate(cell.get("outputs", [])):
+            shown = output.get("data") or {"text/plain": output.get("text", "")}
+            table = table_html("".join(shown["text/plain"])) if set(shown) == {"text/plain"} else None
+            if table: cell.outputs[k] = nbformat.v4.new_output("display_data", {"text/html": table})
             if "text/markdown" in shown: shown["text/markdown"] = right_links("".join(shown["text/markdown"]))
             figure = shown.get(FIGURE)
             if figure is None: continue
