@@ -29,7 +29,7 @@ KATEX = re.compile(r'<(?:link|script)[^>]*katex[^>]*>(?:</script>)?')
 FONTS = re.compile(r"@import\s*url\(https?://[^)]*\)\s*;")            # the themes' web fonts; the fallback is the reader's own
 LINK = re.compile(r'(\]\(|href=\\?")(\d+[a-z]*_\w+)\.ipynb')             # in Markdown, or in HTML inside a notebook's JSON
 METHOD = re.compile(r"(/simclr/\w+\.html#\w+)\.\w+(?=[)\"])")             # nbdev links a method to an anchor of its own; its class has one
-WORD = re.compile(r"\[`(train|pick)`\]\([^)]*\)")                         # a part of the data, a trait: nbdev links the functions of these names
+WORD = re.compile(r"\[`(train|pick|rotate)`\]\([^)]*\)")                  # a part of the data, a trait, torchvision's; nbdev links ours instead
 FORMULA = re.compile(r"^(```|~~~).*?^\1|\$\$.+?\$\$", re.S | re.M)
 SUMMARY = re.compile(r'(<meta (?:name="description"|property="og:description") content=")([^"]*)"')
 FETCH = "const r = await fetch(offset + \"search.json\");\n      index = await r.json();"
