@@ -181,6 +181,12 @@ def test_printed_columns_too_wide_for_the_page_are_not_broken(lines, columns, ou
     if page: assert f"--columns: {columns}" in page and "&lt;b&gt;" in page and page.count("\n") == 1
 
 
+def test_a_signature_names_no_class_of_main(tmp_path):
+    path = write(tmp_path, new_code_cell("f", outputs=[shown({"text/markdown": "def f(x)->__main__.Encoder: # one"})]))
+    dress(path)
+    assert nbformat.read(path, 4).cells[0].outputs[0].data["text/markdown"] == "def f(x)->Encoder: # one"
+
+
 LIBRARY = entries((ROOT / "nbs/references.bib").read_text(encoding="utf-8"))
 CHEN = '(#ref-chen2020simclr "A Simple Framework for Contrastive Learning of Visual Representations")'
 WANG = '(#ref-wang2020alignment "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere")'

@@ -29,7 +29,7 @@ KATEX = re.compile(r'<(?:link|script)[^>]*katex[^>]*>(?:</script>)?')
 FONTS = re.compile(r"@import\s*url\(https?://[^)]*\)\s*;")            # the themes' web fonts; the fallback is the reader's own
 LINK = re.compile(r'(\]\(|href=\\?")(\d+[a-z]*_\w+)\.ipynb')             # in Markdown, or in HTML inside a notebook's JSON
 METHOD = re.compile(r"(/simclr/\w+\.html#\w+)\.\w+(?=[)\"])")             # nbdev links a method to an anchor of its own; its class has one
-WORD = re.compile(r"\[`(train|pick|rotate)`\]\([^)]*\)")                  # a part of the data, a trait, torchvision's; nbdev links ours instead
+WORD = re.compile(r"\[`(train|pick|rotate)`\]\([^)]*\)")                  # a part of the data, a trait, torchvision's; nbdev links ours
 FORMULA = re.compile(r"^(```|~~~).*?^\1|\$\$.+?\$\$", re.S | re.M)
 SUMMARY = re.compile(r'(<meta (?:name="description"|property="og:description") content=")([^"]*)"')
 FETCH = "const r = await fetch(offset + \"search.json\");\n      index = await r.json();"
@@ -59,7 +59,7 @@ def title(figure):
 
 
 def table_html(text, most=80):
-    "Printed lines of columns, too long for the page: in letters so small that they fit, or else to be scrolled. None where lines may break."
+    "Printed columns, too long for the page: in letters so small that they fit, or else to be scrolled. None where lines may break."
     lines = text.rstrip("\n").split("\n")
     long = [len(line) for line in lines if len(line) > most]
     if len(long) < 2 or 2 * len(long) < len(lines): return None
@@ -102,7 +102,7 @@ def dress(path, library=None):
             shown = output.get("data") or {"text/plain": output.get("text", "")}
             table = table_html("".join(shown["text/plain"])) if set(shown) == {"text/plain"} else None
             if table: cell.outputs[k] = nbformat.v4.new_output("display_data", {"text/html": table})
-            if "text/markdown" in shown: shown["text/markdown"] = right_links("".join(shown["text/markdown"]))
+            if "text/markdown" in shown: shown["text/markdown"] = right_links("".join(shown["text/markdown"]).replace("__main__.", ""))
             figure = shown.get(FIGURE)
             if figure is None: continue
             output.data, first = {"text/html": figure_html(figure, first, output.data.get("image/png"))}, False
